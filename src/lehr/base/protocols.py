@@ -1,0 +1,148 @@
+"""The contracts between the floors: who holds state, who listens, who records. Two kinds of listener, two types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "Batch",
+    "Change",
+    "Loader",
+    "Method",
+    "Observer",
+    "Place",
+    "Record",
+    "Stateful",
+    "Tracker",
+]
+
+Batch: TypeAlias = Any
+"""Whatever the data yields: a tensor, or tuples, lists and dicts of tensors whose first dimension is the sample."""
+
+Record: TypeAlias = dict[str, Any]
+"""One line of metrics.jsonl: ``step``, ``split``, ``loss`` and what else applies; plain numbers and texts."""
+
+Change = Literal["batch", "loss", "gradients", "model"]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Whatever must survive an interruption: tensors and plain values out, the same values in."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state: nested dicts, lists and tuples of tensors, arrays and plain values."""
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Take the state that `state_dict` returned."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the run is, as listeners see it: a read-only view of the clock."""
+
+    step: int
+    epoch: int
+    total_steps: int
+
+
+class Observer:
+    """A listener that only looks. Override the events it needs; raise `StopRun` to ask for a stop.
+
+    An observer that also has ``state_dict`` and ``load_state_dict`` is saved and restored with the run.
+    """
+
+    def run_start(self, place: Place) -> None:
+        """Before the first step of this process."""
+
+    def step_end(self, place: Place) -> None:
+        """After an applied update; costs every step, and must not read tensors."""
+
+    def logged(self, place: Place, record: Record) -> None:
+        """After a record for metrics.jsonl was made."""
+
+    def eval_start(self, place: Place) -> None:
+        """Before an evaluation."""
+
+    def eval_end(self, place: Place, values: Mapping[str, float]) -> None:
+        """After an evaluation, with its metrics by name."""
+
+    def save_done(self, place: Place, path: str) -> None:
+        """After a checkpoint was written and verified."""
+
+    def run_end(self, place: Place, reason: str) -> None:
+        """After the last step, with why the run stopped."""
+
+    def run_failed(self, place: Place, error: BaseException) -> None:
+        """When the run ends with an exception."""
+
+
+class Method:
+    """A listener that changes the training, and declares what: ``changes`` names all that it touches.
+
+    A method with state that must survive an interruption has ``state_dict`` and ``load_state_dict``.
+    """
+
+    changes: ClassVar[frozenset[Change]] = frozenset()
+
+    def batch_ready(self, batch: Batch, place: Place) -> Batch:
+        """Return the batch to train on (declare "batch")."""
+        return batch
+
+    def loss_ready(self, total: Tensor, count: Tensor | float, model: nn.Module, place: Place) -> Tensor:
+        """Return the microbatch's summed loss (declare "loss"); a term per sample is added times ``count``."""
+        return total
+
+    def grads_ready(self, model: nn.Module, place: Place) -> None:
+        """Change the gradients in place, after normalization, clipping and the finite check (declare "gradients")."""
+
+    def step_end(self, model: nn.Module, place: Place) -> None:
+        """Change the model after an applied update (declare "model")."""
+
+
+class Tracker(Protocol):
+    """Where records go. A tracker that fails is reported and dropped; it never changes the training."""
+
+    def log(self, record: Record) -> None:
+        """Take one record."""
+
+    def close(self) -> None:
+        """Write out what is pending and release files and terminals."""
+
+
+class Loader(Protocol):
+    """An endless source of batches that knows where it is and can be put back there."""
+
+    steps_per_epoch: int | None
+    """Batches in an epoch, where that is known."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether `load_state_dict` can go to any earlier position without reading what lies between."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The samples of the batch that was returned last, by their index in the data."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to, from 0."""
+
+    def __next__(self) -> Batch:
+        """Return the next batch; epochs follow one another without end."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Return itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: what was handed out, not what was read ahead."""
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go to a position."""
+
+    def close(self) -> None:
+        """Stop worker processes."""

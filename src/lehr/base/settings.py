@@ -1,0 +1,172 @@
+"""Frozen settings, checked on construction, and the one way to change them: by the path of a field."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lehr.base.durations import Duration
+from lehr.base.errors import SettingError
+from lehr.base.tables import did_you_mean
+
+__all__ = ["Settings", "describe_callable", "override", "plain"]
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: frozen, keyword-only, no unknown fields, no silent clamping.
+
+    >>> class Blur(Settings):
+    ...     radius: int = 3
+    >>> Blur(radios=4)
+    Traceback (most recent call last):
+    ...
+    lehr.base.errors.SettingError: Blur has no field 'radios' (did you mean 'radius'?); its fields: radius
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Fields of which one is set at most; overriding one of them unsets the others."""
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise SettingError(_explain(type(self), error)) from None
+
+
+def _explain(owner: type[Settings], error: ValidationError) -> str:
+    """Say for each refused field what was given, what is allowed and what comes nearest."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int))
+        if item["type"] == "extra_forbidden":
+            lines.append(_unknown_field(owner, where))
+        elif item["type"] == "missing":
+            lines.append(f"{owner.__name__} needs {where!r}, which was not given")
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            text = text[0].lower() + text[1:] if text.startswith("Input should") else text
+            given = f"{where}={item['input']!r}" if where else "these settings together"
+            lines.append(f"{owner.__name__}: {given} is refused: {text}" if where else f"{owner.__name__}: {text}")
+    return "\n".join(lines)
+
+
+def _unknown_field(owner: type[Settings], name: str) -> str:
+    fields = list(owner.model_fields)
+    return f"{owner.__name__} has no field {name!r}{did_you_mean(name, fields)}; its fields: {', '.join(fields)}"
+
+
+def override(settings: S, assignments: Iterable[str]) -> S:
+    """Return ``settings`` with each ``path=value`` applied in order; the originals are not touched.
+
+    A value is read as the field's own type reads a text; ``none`` is None, and lists and dicts are JSON.
+
+    >>> class Blur(Settings):
+    ...     radius: int = 3
+    >>> class Filter(Settings):
+    ...     blur: Blur = Blur()
+    >>> override(Filter(), ["blur.radius=5"]).blur.radius
+    5
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise SettingError(f"{assignment!r} is not a setting; write path.to.field=value, for example steps=100")
+        settings = _assign(settings, path.strip().split("."), text.strip(), done=())
+    return settings
+
+
+def _assign(settings: S, path: list[str], text: str, done: tuple[str, ...]) -> S:
+    name, rest = path[0], path[1:]
+    fields = type(settings).model_fields
+    if name not in fields:
+        where = ".".join((*done, name))
+        inside = f" (in {where!r})" if done else ""
+        raise SettingError(_unknown_field(type(settings), name) + inside)
+    current = getattr(settings, name)
+    value: Any
+    if rest:
+        if not isinstance(current, Settings):
+            raise SettingError(
+                f"{'.'.join((*done, name))!r} is {_shown(current)}, which has no field {rest[0]!r}; "
+                "set it in the recipe's own file"
+            )
+        value = _assign(current, rest, text, (*done, name))
+    else:
+        value = _read(text)
+    given = {field: getattr(settings, field) for field in fields} | {name: value}
+    if value is not None:
+        rivals = {rival for group in settings.exclusive if name in group for rival in group if rival != name}
+        given |= dict.fromkeys(rivals)
+    return type(settings)(**given)
+
+
+def _read(text: str) -> Any:
+    """Turn the text of an assignment into what a field's own validation takes."""
+    if text.lower() in {"none", "null"}:
+        return None
+    if text[:1] in "[{" and text:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SettingError(f"{text!r} looks like JSON but is not: {error}") from None
+    return text
+
+
+def _shown(value: Any) -> str:
+    return describe_callable(value) if callable(value) else repr(value)
+
+
+def describe_callable(value: Any) -> str:
+    """Name a function, a class or an instance so that a reader, and a later run, can recognize it.
+
+    >>> import math, functools
+    >>> describe_callable(math.sqrt), describe_callable(functools.partial(round, ndigits=2))
+    ('math.sqrt', 'builtins.round(ndigits=2)')
+    """
+    if isinstance(value, functools.partial):
+        given = [repr(a) for a in value.args] + [f"{k}={v!r}" for k, v in value.keywords.items()]
+        return f"{describe_callable(value.func)}({', '.join(given)})"
+    named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as plain JSON: settings as dicts, callables and other objects by name.
+
+    >>> class Blur(Settings):
+    ...     radius: int = 3
+    >>> plain({"blur": Blur(), "f": len})
+    {'blur': {'kind': 'Blur', 'radius': 3}, 'f': 'builtins.len'}
+    """
+    if isinstance(value, Settings):
+        return {"kind": type(value).__name__} | {n: plain(getattr(value, n)) for n in type(value).model_fields}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Duration):
+        return str(value)
+    if callable(value) or not hasattr(value, "__len__"):
+        return describe_callable(value)
+    return f"{describe_callable(value)} of {len(value)} items"

@@ -1,0 +1,209 @@
+"""The checkpoints of one run: save, find the newest that verifies, keep the best and the last few."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from lehr.base.errors import CheckpointError
+from lehr.checkpoint import files
+from lehr.checkpoint.encode import decode, encode
+
+__all__ = ["FORMAT", "CheckpointStore", "Found"]
+
+FORMAT = 1
+"""Version of the layout; a reader refuses a newer one."""
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was verified, and what was passed over on the way to it."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """The number of updates it holds."""
+        return int(self.manifest["step"])
+
+
+class CheckpointStore:
+    """The folder ``checkpoints/`` of a run. One folder per checkpoint: ``step-00001000/``.
+
+    >>> import tempfile, torch
+    >>> store = CheckpointStore(Path(tempfile.mkdtemp()), keep=1)
+    >>> store.save(3, {"model": {"w": torch.ones(2)}}).name
+    'step-00000003'
+    >>> store.read(store.newest())["model"]["w"]
+    tensor([1., 1.])
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, goal: Literal["min", "max"] = "min") -> None:
+        self.folder, self.keep, self.goal = folder, keep, goal
+
+    # --- writing
+
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Any],
+        *,
+        value: float | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write one checkpoint, verify it, then let go of old ones; returns its folder.
+
+        ``value`` is what the best checkpoint is chosen by, ``note`` is kept in the manifest. A failure raises
+        `CheckpointError` and leaves every earlier checkpoint as it was.
+        """
+        final = self.folder / f"step-{step:08d}"
+        staged = self.folder / f".partial-{final.name}-{os.getpid()}"
+        try:
+            staged.mkdir(parents=True)
+            hashes = _write_parts(staged, parts)
+            manifest = {
+                "format": FORMAT,
+                "step": step,
+                "value": value,
+                "note": dict(note or {}),
+                "files": hashes,
+            }
+            files.write_synced(staged / "manifest.json", _json(manifest))
+            _verify(staged)
+            files.publish(staged, final)
+        except (OSError, SafetensorError, CheckpointError) as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise CheckpointError(self._failure(step, error)) from error
+        self._let_go(just_saved=final)
+        return final
+
+    def _failure(self, step: int, error: Exception) -> str:
+        intact = self.paths()
+        held = f"{intact[-1]} is intact" if intact else "there is no earlier one"
+        return f"the checkpoint of step {step} could not be written to {self.folder}: {error}. {held}"
+
+    def _let_go(self, just_saved: Path) -> None:
+        """Remove what is neither among the newest ``keep`` nor the best; only called after a verified save."""
+        paths = self.paths()
+        kept = {*paths[-self.keep :], just_saved, self.best_path()}
+        for path in paths:
+            if path not in kept:
+                files.remove_folder(path)
+
+    def clean(self) -> None:
+        """Remove what interrupted saves and deletions left behind."""
+        for leftover in [*self.folder.glob(".partial-*"), *self.folder.glob(".removed-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    # --- reading
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoint folders, oldest first, verified or not."""
+        if not self.folder.is_dir():
+            return []
+        named = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(named, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def newest(self) -> Found | None:
+        """Return the newest checkpoint that verifies; what is damaged is passed over and named, never deleted."""
+        return self._first_intact(reversed(self.paths()))
+
+    def best(self) -> Found | None:
+        """Return the checkpoint with the best value, among those that verify; the newest when none has a value."""
+        scored = sorted(((v, p) for p in self.paths() if (v := _value(p)) is not None), key=self._rank)
+        return self._first_intact(path for _, path in scored) or self.newest()
+
+    def best_path(self) -> Path | None:
+        """Return the checkpoint whose manifest has the best value; an earlier one wins a tie."""
+        scored = [(v, p) for p in self.paths() if (v := _value(p)) is not None]
+        return min(scored, key=self._rank)[1] if scored else None
+
+    def _rank(self, scored: tuple[float, Path]) -> tuple[float, str]:
+        value, path = scored
+        return (value if self.goal == "min" else -value), path.name
+
+    def _first_intact(self, paths: Any) -> Found | None:
+        passed_over: list[str] = []
+        for path in paths:
+            try:
+                return Found(path, _verify(path), tuple(passed_over))
+            except (OSError, CheckpointError) as error:
+                passed_over.append(f"{path.name}: {error}")
+        if passed_over:
+            raise CheckpointError(f"none of the checkpoints in {self.folder} is intact:\n  " + "\n  ".join(passed_over))
+        return None
+
+    def read(self, found: Found) -> dict[str, Any]:
+        """Return the parts of a verified checkpoint."""
+        plain = json.loads((found.path / "state.json").read_bytes())
+        parts = {}
+        for name, content in plain.items():
+            tensors = found.path / f"{name}.safetensors"
+            loaded = safetensors.torch.load_file(tensors) if tensors.name in found.manifest["files"] else {}
+            parts[name] = decode(content, loaded)
+        return parts
+
+
+def _write_parts(folder: Path, parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Write the tensors of each part and the JSON of all; return {file: {bytes, sha256}}."""
+    plain, written = {}, {}
+
+    def write(name: str, content: bytes) -> None:
+        files.write_synced(folder / name, content)
+        written[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    for name, state in parts.items():
+        plain[name], tensors = encode(state, name)
+        if tensors:
+            write(f"{name}.safetensors", safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}))
+    write("state.json", _json(plain))
+    return written
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, indent=1).encode()
+
+
+def _value(path: Path) -> float | None:
+    try:
+        value = json.loads((path / "manifest.json").read_bytes())["value"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return float(value) if value is not None else None
+
+
+def _verify(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint whose files are all there, of the recorded size and content."""
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise CheckpointError("it has no manifest.json, so it was never finished")
+    try:
+        content: dict[str, Any] = json.loads(manifest.read_bytes())
+        recorded = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in content["files"].items()}
+        version = int(content["format"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError("its manifest.json is damaged") from None
+    if version > FORMAT:
+        raise CheckpointError(f"it has format {version}, newer than this lehr reads ({FORMAT}); update lehr")
+    for name, (size, digest) in recorded.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{name} is missing")
+        if file.stat().st_size != size:
+            raise CheckpointError(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        if files.hash_file(file) != digest:
+            raise CheckpointError(f"{name} is damaged: its content does not match the manifest")
+    return content

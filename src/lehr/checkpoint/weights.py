@@ -1,0 +1,60 @@
+"""Starting from weights that exist: strict by default, and it says what it loaded."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from lehr.base.errors import SettingError
+
+__all__ = ["load_weights"]
+
+
+def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = ()) -> str:
+    """Copy the tensors of a safetensors file (or of a checkpoint folder) into ``model``; returns a line about it.
+
+    ``allow`` lists patterns (``head.*``) of names that may be missing from the file, extra in it, or of another
+    shape; any other mismatch is an error that lists the names, and changes nothing.
+    """
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    try:
+        given = safetensors.torch.load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise SettingError(f"weights={str(path)!r} cannot be read as safetensors: {error}") from None
+    wanted = model.state_dict(keep_vars=True)
+    for name, tensor in _tied(wanted).items():  # a file stores a tied weight once, under any of its names
+        if name not in given and tensor in given:
+            given[name] = given[tensor]
+    fits = [n for n in wanted if n in given and given[n].shape == wanted[n].shape]
+    unfit = [n for n in wanted if n not in fits]
+    extra = [n for n in given if n not in wanted]
+    refused = [n for n in unfit + extra if not any(fnmatch.fnmatchcase(n, pattern) for pattern in allow)]
+    counts = (
+        f"{len(fits)} of {len(wanted)} tensors loaded, {len(unfit)} missing or of another shape, {len(extra)} extra"
+    )
+    if refused:
+        raise SettingError(
+            f"{file} does not fit {type(model).__name__}: {counts}. Not loaded: {', '.join(refused[:10])}"
+            f"{' ...' if len(refused) > 10 else ''}. Name what may differ in weights_allow, for example 'head.*'"
+        )
+    with torch.no_grad():
+        for name in fits:
+            wanted[name].copy_(given[name])
+    return f"{file}: {counts}"
+
+
+def _tied(state: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Return {name: another name of the same tensor} for tensors that have several."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, tensor in state.items():
+        other = first.setdefault(id(tensor), name)
+        if other != name:
+            tied[name], tied[other] = other, name
+    return tied

@@ -1,0 +1,33 @@
+"""`lehr resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lehr.cli.output import JsonOption, SetOption, print_json, print_result
+
+__all__ = ["resume"]
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    set_: SetOption = [],  # noqa: B006 - read only
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on although code, settings or data have changed.")
+    ] = False,
+    json: JsonOption = False,
+) -> int:
+    """Go on with a run where its newest intact checkpoint ends."""
+    from lehr.cli.session import finished, progress
+    from lehr.run.resume import resume as resume_
+
+    result = resume_(run, overrides=set_, allow_changes=allow_changes, trackers=[progress], yardsticks=True)
+    extra, code = finished(result)
+    if json:
+        print_json(result.plain() | extra)
+    else:
+        print_result(result, extra)
+    return code

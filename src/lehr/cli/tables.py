@@ -1,0 +1,16 @@
+"""The name tables, by the word that `lehr list` takes."""
+
+from __future__ import annotations
+
+from lehr.base.tables import Table
+from lehr.metrics.table import METRICS
+from lehr.optim.table import OPTIMIZERS
+from lehr.recipes.table import RECIPES
+from lehr.schedules.table import SCHEDULES
+
+__all__ = ["tables"]
+
+
+def tables() -> dict[str, Table]:
+    """Return every name table."""
+    return {"recipes": RECIPES, "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "metrics": METRICS}

@@ -1,0 +1,34 @@
+"""`lehr train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lehr.cli.output import JsonOption, SetOption, print_json, print_result
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A built-in name (see `lehr list`), FILE.py or FILE.py:FUNCTION.")],
+    set_: SetOption = [],  # noqa: B006 - read only
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The run folder; a new one below runs/ if not given.")
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Train a recipe in a new run folder."""
+    from lehr.cli.names import recipe_place
+    from lehr.cli.session import finished, progress
+    from lehr.run.trainer import train as train_
+
+    result = train_(recipe_place(recipe), run_dir=run, overrides=set_, trackers=[progress], yardsticks=True)
+    extra, code = finished(result)
+    if json:
+        print_json(result.plain() | extra)
+    else:
+        print_result(result, extra)
+    return code

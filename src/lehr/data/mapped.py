@@ -1,0 +1,141 @@
+"""The loader for data that is read sample by sample (``__getitem__``), with or without worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from lehr.base import seeds
+from lehr.base.batches import to_device
+from lehr.base.errors import DataError
+from lehr.base.protocols import Batch
+from lehr.data.shard import Shard
+
+__all__ = ["MappedLoader", "worker_options"]
+
+Address = tuple[int, Any]
+"""(epoch, index): all that a sample's own draws depend on."""
+
+
+class Order(Protocol):
+    """Which samples make which batch."""
+
+    batch_size: int
+    batches_per_epoch: int
+
+    def batch(self, epoch: int, index: int) -> Any:
+        """Return the indices of one batch."""
+
+
+class _AddressedSamples(Dataset[Any]):
+    """A data set whose ``__getitem__`` draws from `random`, NumPy and torch as (seed, epoch, index) say."""
+
+    def __init__(self, samples: Any, seed: int) -> None:
+        self.samples, self._order = samples, seeds.address(seed, "sample")
+
+    def __getitem__(self, place: Address) -> Any:
+        epoch, index = place
+        seeds.seed_sample(self._order, epoch, int(index))
+        try:
+            return self.samples[index]
+        except Exception as error:
+            raise DataError(f"sample {index} could not be read: {type(error).__name__}: {error}") from error
+
+
+def worker_options(workers: int, *, given: DataLoader[Any] | None = None) -> dict[str, Any]:
+    """Return the DataLoader arguments that concern worker processes, taken over from a user's own loader."""
+    options: dict[str, Any] = {"num_workers": workers}
+    if given is not None:
+        options |= {"worker_init_fn": given.worker_init_fn, "timeout": given.timeout}
+        if workers:
+            options |= {"prefetch_factor": given.prefetch_factor}
+            options |= {"multiprocessing_context": given.multiprocessing_context}
+    return options
+
+
+class MappedLoader:
+    """Batches of a map-style data set in an addressed order; resuming reads nothing of what was passed.
+
+    The torch DataLoader inside has a generator of its own, since making an iterator would else draw from the global
+    one. Workers read ahead; the position counts what was handed out.
+
+    >>> from lehr.data.order import ShuffledOrder
+    >>> loader = MappedLoader([1.0, 2.0, 3.0], ShuffledOrder(3, batch_size=2, seed=0), seed=0)
+    >>> sorted(next(loader).tolist() + next(loader).tolist())
+    [1.0, 2.0, 3.0]
+    """
+
+    seekable = True
+
+    def __init__(
+        self,
+        samples: Any,
+        order: Order,
+        *,
+        seed: int,
+        collate: Callable[[list[Any]], Batch] | None = None,
+        shard: Shard = Shard(),
+        device: torch.device | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.samples = _AddressedSamples(samples, seed)
+        self.order, self.shard = order, shard
+        self.steps_per_epoch: int | None = order.batches_per_epoch
+        self.ids: list[int] = []
+        self._collate = collate or default_collate
+        self._device = device if device is not None and device.type != "cpu" else None
+        self._options = dict(options or {})
+        self._epoch = self._batch = 0
+        self._batches: Iterator[Batch] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to."""
+        return self._epoch + (self._batch == self.order.batches_per_epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = iter(self._loader(self._places(self._epoch, self._batch)))
+        batch = next(self._batches)
+        if self._batch == self.order.batches_per_epoch:
+            self._epoch, self._batch = self._epoch + 1, 0
+        self.ids = [int(i) for i in self.shard.of(self.order.batch(self._epoch, self._batch))]
+        self._batch += 1
+        return batch if self._device is None else to_device(batch, self._device)
+
+    def _places(self, epoch: int, batch: int) -> Iterator[list[Address]]:
+        """Yield the addresses of each batch from here on, across epochs, so that workers never pause between them."""
+        while True:
+            while batch < self.order.batches_per_epoch:
+                yield [(epoch, int(index)) for index in self.shard.of(self.order.batch(epoch, batch))]
+                batch += 1
+            epoch, batch = epoch + 1, 0
+
+    def _loader(self, places: Iterator[list[Address]]) -> DataLoader[Any]:
+        return DataLoader(
+            self.samples,
+            batch_sampler=places,
+            collate_fn=self._collate,
+            generator=torch.Generator(),
+            pin_memory=self._device is not None,
+            **self._options,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: what was handed out, not what the workers have read ahead."""
+        return {"epoch": self._epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go to a position; nothing is read on the way."""
+        self.close()
+        self._epoch, self._batch = state["epoch"], state["batch"]
+
+    def close(self) -> None:
+        """Stop worker processes."""
+        self._batches = None

@@ -1,0 +1,173 @@
+"""From whatever the user gave to a loader: tensors, arrays, map-style data sets, iterables or DataLoaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lehr.base.errors import DataError, SettingError
+from lehr.base.protocols import Loader
+from lehr.data.data import Data
+from lehr.data.indexed import IndexedLoader
+from lehr.data.mapped import MappedLoader, worker_options
+from lehr.data.order import SampledOrder, ShuffledOrder
+from lehr.data.shard import Shard
+from lehr.data.sources import Source, TensorSource, is_tensors
+from lehr.data.stream import StreamLoader
+
+__all__ = ["as_data", "is_map_style", "training_loader"]
+
+
+def as_data(given: Any) -> Any:
+    """Return arrays as tensors and tensors as a `Source`; everything else as it is.
+
+    >>> type(as_data((np.zeros((3, 2)), np.zeros(3)))).__name__
+    'TensorSource'
+    """
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
+    elif isinstance(given, tuple | list) and given and all(isinstance(v, np.ndarray) for v in given):
+        given = tuple(torch.from_numpy(v) for v in given)
+    if isinstance(given, TensorDataset):
+        given = tuple(given.tensors)
+    if is_tensors(given):
+        if isinstance(given, list):
+            raise DataError(
+                "a list of tensors could be samples or columns; give a tuple of columns such as (inputs, targets), "
+                "or a data set of samples"
+            )
+        return TensorSource(given)
+    return given
+
+
+def is_map_style(data: Any) -> bool:
+    """Whether ``data`` has samples by index."""
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
+
+
+def training_loader(
+    given: Any,
+    settings: Data,
+    *,
+    seed: int,
+    shard: Shard = Shard(),
+    device: torch.device | None = None,
+) -> Loader:
+    """Return the loader for ``given``, the training data of ``settings``.
+
+    >>> loader = training_loader((torch.arange(6), torch.arange(6)), Data(batch_size=4), seed=0)
+    >>> [t.shape[0] for t in next(loader)]
+    [4, 4]
+    """
+    data = as_data(given)
+    if isinstance(data, DataLoader):
+        return _from_dataloader(data, settings, seed=seed, shard=shard, device=device)
+    if isinstance(data, Source) or is_map_style(data):
+        order = ShuffledOrder(
+            _length(data),
+            batch_size=settings.batch_size,
+            seed=seed,
+            shuffle=settings.shuffle,
+            drop_last=settings.drop_last,
+        )
+        _check_shards(order.num_samples, settings, shard)
+        if isinstance(data, Source):
+            _refuse_for_tensors(settings)
+            return IndexedLoader(data, order, seed=seed, shard=shard, device=device)
+        return MappedLoader(
+            data,
+            order,
+            seed=seed,
+            collate=settings.collate,
+            shard=shard,
+            device=device,
+            options=worker_options(settings.workers),
+        )
+    if isinstance(data, Iterable):
+        return StreamLoader(
+            data,
+            seed=seed,
+            batch_size=settings.batch_size,
+            drop_last=settings.drop_last,
+            replay=settings.replay,
+            workers=settings.workers,
+            collate=settings.collate,
+            shard=shard,
+            device=device,
+        )
+    raise SettingError(
+        f"data of type {type(given).__name__} cannot be read; give tensors, a data set with __len__ and __getitem__, "
+        "an iterable or a DataLoader"
+    )
+
+
+def _length(data: Any) -> int:
+    return len(data)
+
+
+def _refuse_for_tensors(settings: Data) -> None:
+    """Settings that cannot have an effect on data in memory are refused, not ignored."""
+    if settings.workers:
+        raise SettingError(
+            f"workers={settings.workers} has no effect on data in memory, which is indexed directly; leave it at 0"
+        )
+    if settings.collate is not None:
+        raise SettingError("collate has no effect on data in memory, which is indexed directly; leave it out")
+
+
+def _check_shards(num_samples: int, settings: Data, shard: Shard) -> None:
+    if shard.count == 1:
+        return
+    if settings.batch_size < shard.count:
+        raise SettingError(
+            f"batch_size={settings.batch_size} is less than one sample for each of {shard.count} processes"
+        )
+    last = 0 if settings.drop_last else num_samples % settings.batch_size
+    if 0 < last < shard.count:
+        raise SettingError(
+            f"the last batch of an epoch has {last} samples for {shard.count} processes; use --set data.drop_last=true"
+        )
+
+
+def _from_dataloader(
+    loader: DataLoader[Any], settings: Data, *, seed: int, shard: Shard, device: torch.device | None
+) -> Loader:
+    """Take a user's DataLoader apart: its data, its sampler's order, its collation, its workers."""
+    for name in ("batch_size", "shuffle", "drop_last", "workers", "collate"):
+        if getattr(settings, name) != Data.model_fields[name].default:
+            raise SettingError(
+                f"data.{name} has no effect, since the training data is a DataLoader with its own; set it there"
+            )
+    if isinstance(loader.dataset, IterableDataset) or not is_map_style(loader.dataset):
+        return StreamLoader(
+            cast(Iterable[Any], loader.dataset),
+            seed=seed,
+            batch_size=loader.batch_size or 1,
+            drop_last=loader.drop_last,
+            replay=settings.replay,
+            workers=loader.num_workers,
+            collate=loader.collate_fn,
+            shard=shard,
+            device=device,
+        )
+    if loader.batch_sampler is None:
+        raise SettingError(
+            "DataLoader(batch_size=None) hands out whole batches that the data set made itself, so lehr cannot tell "
+            "samples apart; give the DataLoader a batch_size, or pass an iterable of samples"
+        )
+    order = SampledOrder(loader, seed=seed)
+    if shard.count > 1 and any(len(order.batch(0, i)) < shard.count for i in range(order.batches_per_epoch)):
+        raise SettingError(f"the DataLoader makes batches of fewer than {shard.count} samples, one for each process")
+    return MappedLoader(
+        loader.dataset,
+        order,
+        seed=seed,
+        collate=loader.collate_fn,
+        shard=shard,
+        device=device,
+        options=worker_options(loader.num_workers, given=loader),
+    )

@@ -1,0 +1,106 @@
+"""Which samples make which batch: a pure function of (seed, epoch, batch), so that any position can be gone to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lehr.base import seeds
+from lehr.base.errors import DataError, SettingError
+
+__all__ = ["SampledOrder", "ShuffledOrder", "shuffled"]
+
+
+def shuffled(num_samples: int, *, seed: int, epoch: int) -> Tensor:
+    """Return the order of the samples in ``epoch``: a permutation that depends on nothing but its arguments.
+
+    >>> sorted(shuffled(4, seed=0, epoch=1).tolist())
+    [0, 1, 2, 3]
+    """
+    return torch.randperm(num_samples, generator=seeds.generator(seed, "order", epoch))
+
+
+class ShuffledOrder:
+    """Epochs of ``num_samples`` samples in batches of ``batch_size``, shuffled anew in each epoch or in their order.
+
+    >>> order = ShuffledOrder(10, batch_size=4, seed=0)
+    >>> order.batches_per_epoch, len(order.batch(0, 2))
+    (3, 2)
+    """
+
+    def __init__(
+        self, num_samples: int, *, batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = False
+    ) -> None:
+        if num_samples == 0:
+            raise DataError("the data is empty; give at least one sample")
+        if batch_size > num_samples:
+            raise DataError(
+                f"batch_size={batch_size} is larger than the data, which has {num_samples} samples; "
+                f"use a batch_size of 1 to {num_samples}"
+            )
+        self.batch_size = batch_size
+        self.num_samples = num_samples
+        self.batches_per_epoch = num_samples // batch_size if drop_last else -(-num_samples // batch_size)
+        self._seed, self._shuffle = seed, shuffle
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def batch(self, epoch: int, index: int) -> Tensor:
+        """Return the indices of the samples of one batch."""
+        if epoch != self._epoch:
+            everything = torch.arange(self.num_samples)
+            self._permutation = (
+                shuffled(self.num_samples, seed=self._seed, epoch=epoch) if self._shuffle else everything
+            )
+            self._epoch = epoch
+        start = index * self.batch_size
+        return self._permutation[start : start + self.batch_size]
+
+
+class SampledOrder:
+    """The batches that the sampler of a user's DataLoader makes, drawn at an address so that they can be drawn again.
+
+    The sampler's order is kept as it is, balanced or weighted or in any other way. What makes it random is set to
+    (seed, epoch) before each epoch: the global generators, its own ``generator``, its ``set_epoch``.
+    """
+
+    def __init__(self, loader: DataLoader[Any], *, seed: int) -> None:
+        self._batches_of = loader.batch_sampler
+        self._sampler = getattr(loader.batch_sampler, "sampler", None)
+        self._seed = seed
+        self._epoch, self._batches = 0, self._draw(0)
+        if not self._batches:
+            raise DataError("the DataLoader gives no batch; give it more samples, or a smaller batch_size")
+        again = self._draw(0)
+        if again != self._batches:
+            raise SettingError(
+                f"the sampler {type(self._sampler or self._batches_of).__name__} gives another order each time it is "
+                "asked, even with every generator set to the same seed, so a resumed run could not be exact; make its "
+                "order follow from torch's, NumPy's or random's global generator, from a `generator` attribute, or "
+                "from `set_epoch`"
+            )
+        self.batches_per_epoch = len(self._batches)
+        self.batch_size = len(self._batches[0])
+
+    def _draw(self, epoch: int) -> list[list[Any]]:
+        for part in (self._sampler, self._batches_of):
+            if part is not None and hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+            own = getattr(part, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(seeds.address(self._seed, "sampler", epoch))
+        with seeds.seeded(self._seed, "sampler", epoch):
+            return [list(batch) for batch in self._batches_of or ()]
+
+    def batch(self, epoch: int, index: int) -> list[Any]:
+        """Return the indices of the samples of one batch."""
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._draw(epoch)
+            if len(self._batches) != self.batches_per_epoch:
+                raise DataError(
+                    f"the sampler gave {self.batches_per_epoch} batches in epoch 0 and {len(self._batches)} in epoch "
+                    f"{epoch}; epochs must be equally long"
+                )
+        return self._batches[index]

@@ -1,0 +1,178 @@
+"""The loader for data that can only be read in its own order (iterables)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from lehr.base import seeds
+from lehr.base.batches import to_device
+from lehr.base.errors import DataError, SettingError
+from lehr.base.protocols import Batch
+from lehr.data.shard import Shard
+
+__all__ = ["StreamLoader"]
+
+
+class _Batches(IterableDataset[Any]):
+    """Reads a stream into batches, each with its place and, where the stream has one, its state behind the batch.
+
+    The stream's draws at item ``i`` of epoch ``e`` follow from (seed, e, i), whoever reads it and from where on.
+    """
+
+    def __init__(self, stream: Any, *, seed: int, batch_size: int, drop_last: bool, shard: Shard, collate: Any) -> None:
+        self.stream, self.batch_size, self.drop_last = stream, batch_size, drop_last
+        self.shard, self.collate = shard, collate
+        self.order = seeds.address(seed, "sample")
+        self.start: dict[str, Any] = self._place(0, 0, 0)
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[int], dict[str, Any]]]:
+        epoch, batch, item = self.start["epoch"], self.start["batch"], self.start["items"]
+        to_skip = item
+        if self.start["stream"] is not None:
+            self.stream.load_state_dict(self.start["stream"])
+            to_skip = 0
+        while True:
+            items = iter(self.stream)
+            self._skip(items, epoch, to_skip)
+            any_batch = batch > 0
+            for chunk in self._chunks(items, epoch, item):
+                any_batch = True
+                batch, first, item = batch + 1, item, item + len(chunk)
+                mine = self.shard.of(range(len(chunk)))
+                if len(mine) == 0:
+                    raise DataError(
+                        f"the last batch of the stream has {len(chunk)} samples for {self.shard.count} processes; "
+                        "use drop_last=true"
+                    )
+                yield (
+                    self.collate([chunk[i] for i in mine]),
+                    [first + i for i in mine],
+                    self._place(epoch, batch, item),
+                )
+            if not any_batch:
+                raise DataError(
+                    f"the stream gave no batch of batch_size={self.batch_size} in epoch {epoch}; an "
+                    "iterable must give its items each time iter() is called on it"
+                )
+            epoch, batch, item, to_skip = epoch + 1, 0, 0, 0
+
+    def _place(self, epoch: int, batch: int, items: int) -> dict[str, Any]:
+        state = self.stream.state_dict() if hasattr(self.stream, "state_dict") else None
+        return {"epoch": epoch, "batch": batch, "items": items, "stream": state}
+
+    def _skip(self, items: Iterator[Any], epoch: int, count: int) -> None:
+        for place in range(count):
+            seeds.seed_sample(self.order, epoch, place)
+            if next(items, self) is self:
+                raise DataError(f"the stream ended after {place} items, but this run has already read {count} of it")
+
+    def _chunks(self, items: Iterator[Any], epoch: int, place: int) -> Iterator[list[Any]]:
+        chunk: list[Any] = []
+        while True:
+            seeds.seed_sample(self.order, epoch, place)
+            item = next(items, self)
+            if item is self:
+                break
+            chunk.append(item)
+            place += 1
+            if len(chunk) == self.batch_size:
+                yield chunk
+                chunk = []
+        if chunk and not self.drop_last:
+            yield chunk
+
+
+class StreamLoader:
+    """Batches of an iterable. Its position can be saved if the iterable has a state, or replayed if that was allowed.
+
+    >>> loader = StreamLoader([1, 2, 3], seed=0, batch_size=2)
+    >>> [next(loader).tolist() for _ in range(3)]
+    [[1, 2], [3], [1, 2]]
+    """
+
+    seekable = False
+    steps_per_epoch: int | None = None
+
+    def __init__(
+        self,
+        stream: Iterable[Any],
+        *,
+        seed: int,
+        batch_size: int,
+        drop_last: bool = False,
+        replay: bool = False,
+        workers: int = 0,
+        collate: Callable[[list[Any]], Batch] | None = None,
+        shard: Shard = Shard(),
+        device: torch.device | None = None,
+    ) -> None:
+        if iter(stream) is stream:
+            raise SettingError(
+                f"{type(stream).__name__} can be read only once; give an iterable that starts again each time iter() "
+                "is called on it, such as a class with __iter__"
+            )
+        if workers > 1:
+            raise SettingError(
+                f"workers={workers} for a stream: it has one order and so one reader; use workers=1 to read ahead in a "
+                "process of its own, or a map-style data set (__len__ and __getitem__) for more"
+            )
+        self._reader = _Batches(
+            stream,
+            seed=seed,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            shard=shard,
+            collate=collate or default_collate,
+        )
+        self.resumable = replay or hasattr(stream, "state_dict")
+        self.ids: list[int] = []
+        self._workers, self._device = workers, device if device is not None and device.type != "cpu" else None
+        self._batches: Iterator[Any] | None = None
+        self._place = dict(self._reader.start)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last batch; where a stream ends is known only when it has ended."""
+        return int(self._place["epoch"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = iter(self._loader()) if self._workers else iter(self._reader)
+        batch, self.ids, self._place = next(self._batches)
+        return batch if self._device is None else to_device(batch, self._device)
+
+    def _loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self._reader,
+            batch_size=None,
+            num_workers=self._workers,
+            generator=torch.Generator(),
+            pin_memory=self._device is not None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position behind the last batch that was handed out."""
+        return dict(self._place)
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go to a position: by the stream's own state, or by reading up to it where ``replay`` allows that."""
+        if state["items"] and not self.resumable:
+            raise SettingError(
+                f"this run has read {state['items']} items of a stream that has no state_dict, so it cannot go on "
+                "where it stopped; give the stream state_dict and load_state_dict, or allow reading those items "
+                "again with --set data.replay=true"
+            )
+        self.close()
+        self._place = dict(state)
+        self._reader.start = dict(state)
+
+    def close(self) -> None:
+        """Stop the worker process."""
+        self._batches = None

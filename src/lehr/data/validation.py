@@ -1,0 +1,142 @@
+"""Validation data: read in its own order, each sample once, each process its own batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from lehr.base.batches import to_device
+from lehr.base.errors import DataError, SettingError
+from lehr.base.protocols import Batch
+from lehr.data.data import Data
+from lehr.data.mapped import MappedLoader, worker_options
+from lehr.data.opening import as_data, is_map_style
+from lehr.data.order import SampledOrder, ShuffledOrder
+from lehr.data.shard import Shard
+from lehr.data.sources import Source
+from lehr.data.stream import StreamLoader
+
+__all__ = ["validation_batches"]
+
+Pass = Callable[[int | None], Iterator[Batch]]
+"""limit -> batches: all of them, or ``limit`` spread evenly over the data."""
+
+
+class _Order(Protocol):
+    batches_per_epoch: int
+
+    def batch(self, epoch: int, index: int) -> Any: ...
+
+
+def validation_batches(
+    given: Any,
+    settings: Data,
+    *,
+    seed: int,
+    shard: Shard = Shard(),
+    device: torch.device | None = None,
+) -> Pass:
+    """Return a function that starts a pass over ``given``; the same batches each time.
+
+    >>> batches = validation_batches(torch.arange(5), Data(batch_size=2), seed=0)
+    >>> [batch.tolist() for batch in batches(None)], [batch.tolist() for batch in batches(2)]
+    ([[0, 1], [2, 3], [4]], [[0, 1], [4]])
+    """
+    data = as_data(given)
+    size = settings.val_batch_size or settings.batch_size
+    if isinstance(data, DataLoader) and is_map_style(data.dataset):
+        return _mapped_pass(
+            data.dataset,
+            SampledOrder(data, seed=seed),
+            data.collate_fn,
+            worker_options(data.num_workers, given=data),
+            seed=seed,
+            shard=shard,
+            device=device,
+        )
+    if isinstance(data, Source) or is_map_style(data):
+        if len(data) == 0:
+            raise DataError("the validation data is empty; give at least one sample, or val=None for no validation")
+        order = ShuffledOrder(len(data), batch_size=min(size, len(data)), seed=seed, shuffle=False)
+        if isinstance(data, Source):
+            return _source_pass(data, order, seed=seed, shard=shard, device=device)
+        options = worker_options(settings.workers)
+        return _mapped_pass(data, order, settings.collate, options, seed=seed, shard=shard, device=device)
+    return _stream_pass(data, settings, size, seed=seed, shard=shard, device=device)
+
+
+def _chosen(count: int, limit: int | None, shard: Shard) -> list[int]:
+    """Return the batches that this process evaluates: evenly spread, then dealt out in turn."""
+    if limit is None or limit >= count:
+        places = list(range(count))
+    else:
+        places = [round(i * (count - 1) / max(1, limit - 1)) for i in range(limit)]
+    return places[shard.index :: shard.count]
+
+
+def _on(batch: Batch, device: torch.device | None) -> Batch:
+    return batch if device is None or device.type == "cpu" else to_device(batch, device)
+
+
+def _source_pass(source: Source, order: ShuffledOrder, *, seed: int, shard: Shard, device: torch.device | None) -> Pass:
+    def batches(limit: int | None) -> Iterator[Batch]:
+        for place in _chosen(order.batches_per_epoch, limit, shard):
+            yield _on(source.take(order.batch(0, place), epoch=0, seed=seed), device)
+
+    return batches
+
+
+class _Chosen:
+    """An order of its own from some batches of another one."""
+
+    def __init__(self, order: _Order, places: list[int]) -> None:
+        self._order, self._places = order, places
+        self.batches_per_epoch, self.batch_size = len(places), 0
+
+    def batch(self, epoch: int, index: int) -> Any:
+        return self._order.batch(0, self._places[index])
+
+
+def _mapped_pass(
+    samples: Any,
+    order: _Order,
+    collate: Any,
+    options: dict[str, Any],
+    *,
+    seed: int,
+    shard: Shard,
+    device: torch.device | None,
+) -> Pass:
+    def batches(limit: int | None) -> Iterator[Batch]:
+        chosen = _Chosen(order, _chosen(order.batches_per_epoch, limit, shard))
+        loader = MappedLoader(samples, chosen, seed=seed, collate=collate, device=device, options=options)
+        try:
+            yield from itertools.islice(loader, chosen.batches_per_epoch)
+        finally:
+            loader.close()
+
+    return batches
+
+
+def _stream_pass(data: Any, settings: Data, size: int, *, seed: int, shard: Shard, device: torch.device | None) -> Pass:
+    if shard.count > 1:
+        raise SettingError(
+            "an iterable cannot be validated on by several processes without counting samples twice; give a map-style "
+            "data set (__len__ and __getitem__)"
+        )
+    stream: Any = data.dataset if isinstance(data, DataLoader) else data
+    collate = data.collate_fn if isinstance(data, DataLoader) else settings.collate
+    size = (data.batch_size or 1) if isinstance(data, DataLoader) else size
+
+    def batches(limit: int | None) -> Iterator[Batch]:
+        loader = StreamLoader(stream, seed=seed, batch_size=size, collate=collate, device=device)
+        for batch in itertools.islice(loader, limit):
+            if loader.epoch > 0:
+                return
+            yield batch
+
+    return batches

@@ -1,0 +1,236 @@
+"""What is minimized: a function of the model and a batch that returns a sum and a count.
+
+A plain ``loss(output, target)`` is accepted and wrapped. Torch's own cross entropy is asked for its sum and the number
+of targets that it counted, so it stays exact with ignored labels and class weights. Any other loss that returns a mean
+is taken times the number of samples, which is exact when every sample weighs the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lehr.base.errors import DataError, SettingError
+from lehr.base.protocols import Batch
+from lehr.base.settings import Settings, describe_callable
+from lehr.losses.cross_entropy import cross_entropy, label_problem
+
+__all__ = ["Objective", "Supervised", "as_objective", "sum_and_count"]
+
+Loss: TypeAlias = Callable[[Any, Any], Any]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """``objective(model, batch) -> (sum, count)``; ``count`` is a number or a 0-d tensor."""
+
+    def __call__(self, model: nn.Module, batch: Batch, /) -> tuple[Tensor, Tensor | float]:
+        """Return the summed loss over the batch and the number of things summed."""
+
+
+class Supervised(Settings):
+    """The objective ``loss(model(*inputs), target)`` on batches ``(*inputs, target)``.
+
+    >>> import torch
+    >>> total, count = Supervised(loss=cross_entropy)(nn.Identity(), (torch.zeros(4, 2), torch.tensor([0, 1, 1, 0])))
+    >>> round(float(total) / count, 3)
+    0.693
+    """
+
+    loss: Loss
+    """``loss(output, target)``, returning (sum, count) or a mean over the batch."""
+    unit: Literal["sample", "token"] = "sample"
+    """What the count counts."""
+
+    def __call__(self, model: nn.Module, batch: Batch, /) -> tuple[Tensor, Tensor | float]:
+        """Return the sum and the count of the loss on one batch."""
+        *inputs, target = batch
+        return sum_and_count(self.loss, model(*inputs), target)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+        """Return the model's output and the target, for metrics that need both."""
+        *inputs, target = batch
+        return model(*inputs), target
+
+    @property
+    def exact(self) -> bool:
+        """Whether the loss reports its own count, so that ragged and masked microbatches weigh rightly."""
+        return returns_count(self.loss)
+
+    def problem(self, output: Any, target: Any) -> tuple[str, list[int]] | None:
+        """Say what is wrong with an output and a target before the loss sees them; None when they fit."""
+        if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+            return None
+        classes = _class_scores(self.loss, output)
+        if classes is not None and target.dtype != output.dtype:
+            ignore = _ignored(self.loss)
+            return label_problem(classes, target, ignore=ignore)
+        if output.shape != target.shape and _elementwise(self.loss):
+            return (
+                f"the model's output has shape {tuple(output.shape)} and the target {tuple(target.shape)}; an "
+                "elementwise loss would stretch one over the other. Make the shapes equal, for example with "
+                "output.squeeze(-1)"
+            ), []
+        return None
+
+
+def _unwrapped(loss: Loss) -> Any:
+    return loss.func if isinstance(loss, functools.partial) else loss
+
+
+def _class_scores(loss: Loss, output: Tensor) -> Tensor | None:
+    """Return the output with its classes last when the loss is a cross entropy over classes, else None."""
+    base = _unwrapped(loss)
+    if base is cross_entropy:
+        return output
+    if base in (F.cross_entropy, F.nll_loss) or isinstance(base, nn.CrossEntropyLoss | nn.NLLLoss):
+        return output.movedim(1, -1) if output.ndim > 1 else output
+    return None
+
+
+def _elementwise(loss: Loss) -> bool:
+    base = _unwrapped(loss)
+    functions = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits)
+    modules = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+    return base in functions or isinstance(base, modules)
+
+
+def _ignored(loss: Loss) -> int | None:
+    keywords = loss.keywords if isinstance(loss, functools.partial) else {}
+    if _unwrapped(loss) is cross_entropy:
+        return keywords.get("ignore")
+    value = keywords.get("ignore_index", getattr(_unwrapped(loss), "ignore_index", -100))
+    return value if isinstance(value, int) else None
+
+
+def returns_count(loss: Loss) -> bool:
+    """Whether ``loss`` is known to give a sum and its own count."""
+    base = _unwrapped(loss)
+    known = (cross_entropy, F.cross_entropy)
+    return base in known or isinstance(base, nn.CrossEntropyLoss) or getattr(base, "returns_count", False)
+
+
+def sum_and_count(loss: Loss, output: Any, target: Any) -> tuple[Tensor, Tensor | float]:
+    """Return the sum and the count of ``loss(output, target)``, whatever convention the loss follows.
+
+    >>> import torch
+    >>> total, count = sum_and_count(F.mse_loss, torch.ones(4, 2), torch.zeros(4, 2))
+    >>> float(total), count
+    (4.0, 4)
+    """
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return _torch_cross_entropy(
+            output,
+            target,
+            weight=loss.weight,
+            ignore_index=loss.ignore_index,
+            label_smoothing=loss.label_smoothing,
+        )
+    if loss is F.cross_entropy:
+        return _torch_cross_entropy(output, target)
+    given = loss(output, target)
+    if isinstance(given, tuple):
+        total, count = given
+        return total, count
+    if not isinstance(given, Tensor) or given.ndim != 0:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise SettingError(
+            f"{describe_callable(loss)} returned {shape}; a loss must return a mean over the batch (a 0-d tensor) "
+            "or a tuple (sum, count)"
+        )
+    samples = _num_samples(target)
+    return given * samples, samples
+
+
+def _torch_cross_entropy(
+    output: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor | float]:
+    """Torch's mean, taken apart: its sum, and the divisor that it uses (weights of the targets that count)."""
+    total = F.cross_entropy(
+        output,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    if target.is_floating_point():  # probabilities: torch divides by the number of rows
+        return total, target.numel() // target.shape[1 if target.ndim > 1 else 0]
+    counted = target != ignore_index
+    if weight is None:
+        return total, counted.sum()
+    return total, weight[target.clamp(0, len(weight) - 1)].where(counted, 0).sum()
+
+
+def _num_samples(target: Any) -> int:
+    if isinstance(target, Tensor):
+        return target.shape[0] if target.ndim else 1
+    if isinstance(target, dict):
+        return _num_samples(next(iter(target.values())))
+    if isinstance(target, list | tuple) and target and isinstance(target[0], Tensor):
+        return _num_samples(target[0])
+    return len(target)
+
+
+def as_objective(given: Any) -> Objective:
+    """Return ``given`` as an objective: a function whose first parameter is ``model`` is one; any other is a loss.
+
+    >>> type(as_objective(F.cross_entropy)).__name__
+    'Supervised'
+    >>> def mine(model, batch):
+    ...     return model(batch).sum(), len(batch)
+    >>> as_objective(mine) is mine
+    True
+    """
+    if isinstance(given, Supervised):
+        return given
+    if not callable(given):
+        raise SettingError(
+            f"objective={given!r} cannot be called; give a loss(output, target) or an objective(model, batch)"
+        )
+    reduction = getattr(given, "reduction", "mean")
+    if reduction != "mean":
+        raise SettingError(
+            f"{type(given).__name__}(reduction={reduction!r}) does not say what to divide by; use reduction='mean', "
+            "or a function that returns (sum, count)"
+        )
+    if isinstance(given, nn.Module):
+        return Supervised(loss=given)
+    try:
+        parameters = list(inspect.signature(given).parameters)
+    except (TypeError, ValueError):  # a built-in without a signature
+        parameters = []
+    if parameters[:1] == ["model"]:
+        objective: Objective = given
+        return objective
+    return Supervised(loss=given)
+
+
+def check_sum_and_count(given: Any, name: str) -> None:
+    """Refuse what an objective returned when it is not a 0-d tensor with a gradient and a count.
+
+    >>> check_sum_and_count(3.0, "mine")
+    Traceback (most recent call last):
+    ...
+    lehr.base.errors.SettingError: mine returned float; an objective returns (sum, count): a 0-d tensor and a number
+    """
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise SettingError(
+            f"{name} returned {type(given).__name__}; an objective returns (sum, count): a 0-d tensor and a number"
+        )
+    total, count = given
+    if not isinstance(total, Tensor) or total.ndim != 0:
+        shape = tuple(total.shape) if isinstance(total, Tensor) else type(total).__name__
+        raise SettingError(f"{name} returned a sum of shape {shape}; it must be a 0-d tensor: use .sum()")
+    if float(count) < 0:
+        raise DataError(f"{name} returned the count {float(count)}; a count is 0 or more")

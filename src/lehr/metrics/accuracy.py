@@ -1,0 +1,22 @@
+"""Share of targets whose class has the highest score."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lehr.metrics.metric import Metric
+
+__all__ = ["ACCURACY", "accuracy"]
+
+
+def accuracy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """Return how many of ``target`` (...) are the argmax of ``logits`` (..., classes), and how many there are.
+
+    >>> right, count = accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    >>> int(right), count
+    (1, 2)
+    """
+    return (logits.argmax(dim=-1) == target).sum(), target.numel()
+
+
+ACCURACY = Metric(name="accuracy", of="outputs", compute=accuracy, goal="max")

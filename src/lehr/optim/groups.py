@@ -1,0 +1,58 @@
+"""Parameter groups by the type of module that owns a parameter, never by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["decay_groups", "owners", "split_by_decay"]
+
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+def owners(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """Return for each trainable parameter, under its first name, all modules that hold it (several when it is tied).
+
+    >>> sorted(owners(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))))
+    ['0.bias', '0.weight', '1.bias', '1.weight']
+    """
+    name_of = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    held: dict[str, list[nn.Module]] = {name: [] for name in name_of.values()}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter in name_of:
+                held[name_of[parameter]].append(module)
+    return held
+
+
+def split_by_decay(model: nn.Module, names: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """Return the names to decay and not to decay: matrices and kernels, against biases, norms and embeddings.
+
+    A parameter decays when it has at least two dimensions and no embedding holds it; biases and the gains of every
+    kind of norm have one. ``names`` limits the answer to some parameters.
+
+    >>> split_by_decay(nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2), nn.LayerNorm(2)))
+    (['1.weight'], ['0.weight', '1.bias', '2.weight', '2.bias'])
+    """
+    held = owners(model)
+    parameters = dict(model.named_parameters())
+    wanted = list(held) if names is None else [name for name in held if name in set(names)]
+    decayed = [
+        name
+        for name in wanted
+        if parameters[name].ndim >= 2 and not any(isinstance(owner, _EMBEDDINGS) for owner in held[name])
+    ]
+    return decayed, [name for name in wanted if name not in set(decayed)]
+
+
+def decay_groups(model: nn.Module, weight_decay: float, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Return the parameter groups of an optimizer: one with ``weight_decay``, one without; an empty one is left out."""
+    parameters = dict(model.named_parameters())
+    decayed, kept = split_by_decay(model, names)
+    groups = [
+        {"params": [parameters[name] for name in decayed], "weight_decay": weight_decay},
+        {"params": [parameters[name] for name in kept], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,1 @@
+"""The built-in recipes: functions that return a `Recipe`, one file each."""

@@ -1,0 +1,27 @@
+"""The recipes that can be named on the command line."""
+
+from __future__ import annotations
+
+import importlib
+
+from lehr.base.tables import Row, Table
+
+__all__ = ["RECIPES"]
+
+
+def _row(name: str, summary: str) -> Row:
+    """Return the row of a recipe; its module is imported only when the recipe is asked for."""
+    module = f"lehr.recipes.{name.replace('-', '_')}"
+    return Row(name=name, make=lambda: importlib.import_module(module).recipe, summary=summary)
+
+
+RECIPES = Table(
+    "recipe",
+    [
+        _row("gpt-text", "a byte-level GPT on Python's own source files, or on any text (data.path=FILE)"),
+        _row("digits", "handwritten digits with a small convolutional network"),
+        _row("translate", "an encoder-decoder on English and Chinese names, or on pairs (data.path=FILE.tsv)"),
+        _row("images", "a small residual network on a folder of pictures per class (data.path=FOLDER)"),
+        _row("gpt2-124m", "GPT-2 124M with the guide's settings, for a GPU (data.path=TOKENS)"),
+    ],
+)

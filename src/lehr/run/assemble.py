@@ -1,0 +1,359 @@
+"""From a recipe to a loop: the only file that knows every concrete class. The order of its lines matters."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lehr.base import seeds
+from lehr.base.durations import Duration
+from lehr.base.errors import LehrError, LehrWarning, SettingError
+from lehr.base.protocols import Batch, Loader, Stateful, Tracker
+from lehr.checkpoint.store import CheckpointStore
+from lehr.checkpoint.weights import load_weights
+from lehr.data.data import Splits
+from lehr.data.opening import training_loader
+from lehr.data.shard import Shard
+from lehr.data.validation import validation_batches
+from lehr.dist.ranks import Ranks
+from lehr.dist.wrap import share_gradients
+from lehr.losses.objective import Objective, Supervised
+from lehr.metrics.metric import Metric
+from lehr.optim.state import NamedState
+from lehr.run.agreement import agree_on_stop
+from lehr.run.environment import describe_environment
+from lehr.run.folder import RunFolder
+from lehr.run.origin import RecipeFileError
+from lehr.run.recipe import ModelSettings, Recipe
+from lehr.run.saver import Saver
+from lehr.schedules.schedule import Schedule, ScheduleSettings
+from lehr.track.guard import Guarded
+from lehr.track.jsonl import JsonlTracker
+from lehr.track.tensorboard import TensorBoardTracker
+from lehr.training.buffers import KeptBuffers
+from lehr.training.clock import Clock
+from lehr.training.evaluate import check_metrics, evaluate
+from lehr.training.events import Listeners
+from lehr.training.loop import Every, Loop
+from lehr.training.precision import autocast, scaler, warn_if_bf16_is_slower, warn_of_low_precision_weights
+from lehr.training.preflight import check_batch
+from lehr.training.records import TrainingRecords
+from lehr.training.scores import Scores
+from lehr.training.state import ModelState
+from lehr.training.steps.eager import EagerStep
+from lehr.training.steps.latch import Latch, can_mask
+from lehr.training.stopping import Stopping
+from lehr.training.trouble import Trouble
+from lehr.training.untrained import PATIENCE, Untrained
+from lehr.training.window import Window
+
+__all__ = ["Assembly", "assemble", "build_model", "pick_device"]
+
+Validate = Callable[[int | None], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A run that is ready to start, and nothing has been written yet."""
+
+    recipe: Recipe
+    splits: Splits
+    model: nn.Module
+    loop: Loop
+    saver: Saver
+    validate: Validate | None
+    """limit -> values: validates on all data, or on ``limit`` batches of it."""
+    environment: dict[str, Any]
+    weights_line: str | None
+    """What was loaded from `Recipe.weights`."""
+
+
+def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assembly:
+    """Put a run together and check it on its first batch. Nothing is written before `Assembly.loop` runs."""
+    device = pick_device(recipe.device, ranks)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    # the data first: models and lengths depend on it, and most mistakes are in it
+    splits = recipe.data.open()
+    shard = Shard(ranks.rank, ranks.world)
+    loader = training_loader(splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device)
+    total_steps, every = lengths(recipe, loader)
+    # the model under its own seed, so that its weights depend on nothing else
+    model = build_model(recipe, splits)
+    weights_line = load_weights(model, recipe.weights, allow=recipe.weights_allow) if recipe.weights else None
+    model.to(device)
+    warn_of_low_precision_weights(model)
+    # the optimizers after the move, since they hold the parameters themselves
+    optimizers = recipe.optim.build(model)
+    schedule = resolve_schedule(recipe, total_steps, loader)
+    cast = autocast(recipe.precision, device.type)
+    metrics = tuple(m for m in recipe.metrics if m.of != "model")
+    check_metrics(metrics, recipe.objective)
+    listeners = Listeners([*recipe.methods, stopping := _stopping(recipe, splits)])
+    # the first batch through the model before it is compiled or wrapped, while errors still read well
+    preflight(recipe, model, loader, cast, device)
+    if recipe.compile:
+        model.compile()  # in place: no name in a checkpoint gets a prefix
+    # sharing gradients last: it hooks into the parameters as they now are
+    called = share_gradients(model, ranks, device)
+
+    update = EagerStep(
+        model=called,
+        objective=recipe.objective,
+        optimizers=optimizers,
+        schedule=schedule,
+        listeners=listeners,
+        noise=seeds.address(recipe.seed, "noise", ranks.rank),
+        device=device,
+        autocast=cast,
+        scaler=scaler(recipe.precision, device.type),
+        clip=recipe.clip,
+        accumulate=recipe.accumulate,
+        ranks=ranks,
+        buffers=KeptBuffers(model),
+        reference=recipe.data.batch_size,
+        latch=_latch(recipe, device, optimizers, listeners, loader),
+        untrained=Untrained(model, optimizers, steps=min(PATIENCE, total_steps)),
+    )
+    clock, window = Clock(), Window()
+    scores = Scores(monitor=recipe.evaluate.monitor, goal=stopping.goal)
+    validate = _validation(recipe, splits, model, metrics, ranks=ranks, device=device, cast=cast)
+    environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
+    store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=stopping.goal) if folder else None
+    parts: dict[str, Stateful] = {
+        "model": ModelState(model),
+        "optimizer": NamedState(model, optimizers),
+        "loader": loader,
+        "clock": clock,
+        "window": window,
+        "scores": scores,
+        "listeners": listeners,
+    }
+    if update.scaler is not None:
+        parts["scaler"] = update.scaler
+    saver = Saver(store, parts, ranks=ranks, note=environment)
+    trouble = Trouble(
+        nonfinite=recipe.nonfinite,
+        max_in_a_row=recipe.max_skipped,
+        model=model,
+        objective=recipe.objective,
+        loader=loader,
+        update=update,
+        evidence=folder.failure if folder and ranks.main else None,
+    )
+    loop = Loop(
+        update=update,
+        loader=loader,
+        listeners=listeners,
+        trackers=[],
+        trouble=trouble,
+        total_steps=total_steps,
+        every=every,
+        describe=TrainingRecords(update, metrics, tokens=counts_tokens(recipe.objective)),
+        evaluate=functools.partial(validate, recipe.evaluate.batches) if validate else None,
+        save=saver,
+        save_best=recipe.save.best,
+        agree=functools.partial(agree_on_stop, ranks=ranks, device=device),
+        clock=clock,
+        window=window,
+        scores=scores,
+    )
+    return Assembly(
+        recipe=recipe,
+        splits=splits,
+        model=model,
+        loop=loop,
+        saver=saver,
+        validate=validate,
+        environment=environment,
+        weights_line=weights_line,
+    )
+
+
+def open_trackers(assembly: Assembly, folder: RunFolder, ranks: Ranks, *, resumed_at: int) -> list[Tracker]:
+    """Return the trackers that write to the run folder; the first, metrics.jsonl, becomes part of the run's state."""
+    if not ranks.main:
+        return []
+    records = JsonlTracker(folder.metrics)
+    assembly.saver.parts["records"] = records
+    trackers: list[Tracker] = [records]
+    if assembly.recipe.track.tensorboard:
+        trackers.append(Guarded(TensorBoardTracker(folder.path / "tensorboard", purge_step=resumed_at + 1)))
+    return trackers
+
+
+def pick_device(name: str, ranks: Ranks) -> torch.device:
+    """Return the device that a recipe names; "auto" is an accelerator where there is one.
+
+    >>> pick_device("cpu", Ranks())
+    device(type='cpu')
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingError(f"device={name!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingError(f"device={name!r}, but this machine has no CUDA device that torch can use; use device=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError(f"device={name!r}, but this machine has no MPS device that torch can use; use device=cpu")
+    return torch.device("cuda", ranks.local_rank) if str(device) == "cuda" else device
+
+
+def build_model(recipe: Recipe, splits: Splits) -> nn.Module:
+    """Return the recipe's model with its initial weights, which follow from the seed alone."""
+    with seeds.seeded(recipe.seed, "init"):
+        try:
+            model = recipe.model.build(splits.facts) if isinstance(recipe.model, ModelSettings) else recipe.model()
+        except LehrError:
+            raise
+        except KeyError as missing:
+            raise SettingError(
+                f"{type(recipe.model).__name__} needs the fact {missing} about the data, which "
+                f"{type(recipe.data).__name__} does not give; it gives: {', '.join(splits.facts) or 'none'}"
+            ) from None
+        except Exception as error:
+            raise RecipeFileError(f"making the model raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise SettingError(f"model made a {type(model).__name__}; it must make a torch.nn.Module")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise SettingError(f"{type(model).__name__} has no parameter to train")
+    return model
+
+
+def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
+    """Return the length of the run in updates, and how often the rest happens."""
+    per_epoch = loader.steps_per_epoch
+    if recipe.steps is not None:
+        total = recipe.steps
+    elif per_epoch is None:
+        raise SettingError(f"epochs={recipe.epochs:g}, but the training data has no known length; give steps instead")
+    else:
+        total = Duration(recipe.epochs or 0, "epochs").steps(total_steps=None, steps_per_epoch=per_epoch)
+        if total == 0:
+            raise SettingError(f"epochs={recipe.epochs:g} is less than one update; an epoch has {per_epoch}")
+    if recipe.accumulate > recipe.data.batch_size:
+        raise SettingError(
+            f"accumulate={recipe.accumulate} cuts a batch of {recipe.data.batch_size} samples into more pieces than it "
+            f"has; use 1 to {recipe.data.batch_size}"
+        )
+
+    def steps(length: Duration) -> int:
+        return max(1, length.steps(total_steps=total, steps_per_epoch=per_epoch))
+
+    return total, Every(
+        record=steps(recipe.track.every), evaluate=steps(recipe.evaluate.every), save=steps(recipe.save.every)
+    )
+
+
+def resolve_schedule(recipe: Recipe, total_steps: int, loader: Loader) -> Schedule:
+    """Return the factor on the rates as a function of the step."""
+    per_epoch = loader.steps_per_epoch
+    if isinstance(recipe.schedule, ScheduleSettings):
+        return recipe.schedule.resolve(total_steps=total_steps, steps_per_epoch=per_epoch)
+    schedule: Schedule = recipe.schedule
+    return schedule
+
+
+def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[], Any], device: torch.device) -> None:
+    """Try the first batch, and put the loader back before it."""
+    if recipe.accumulate > 1 and isinstance(recipe.objective, Supervised) and not recipe.objective.exact:
+        warnings.warn(
+            "the loss does not say how many things it counted, so its mean is weighed by the number of samples in each "
+            "microbatch: exact when all samples weigh the same, but not with masks. Return (sum, count) to be exact",
+            LehrWarning,
+            stacklevel=2,
+        )
+    in_eval = [name for name, m in model.named_modules() if not m.training and any(True for _ in m.parameters(False))]
+    if in_eval:
+        warnings.warn(
+            f"{len(in_eval)} modules with parameters are in evaluation mode (first: {in_eval[0] or 'the model'!r}) and "
+            "stay so; call model.train() where the model is made if that is not meant",
+            LehrWarning,
+            stacklevel=2,
+        )
+    start = loader.state_dict()
+    with seeds.isolated_global_generators():
+        batch: Batch = next(loader)
+        check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast)
+        if recipe.precision == "bf16" and device.type == "cpu":
+            kept = KeptBuffers(model)
+            kept.keep()
+            warn_if_bf16_is_slower(recipe.objective, model, batch)
+            kept.put_back()
+    loader.load_state_dict(start)
+
+
+def counts_tokens(objective: Objective) -> bool:
+    """Whether the objective's count is a number of tokens."""
+    return getattr(objective, "unit", "sample") == "token"
+
+
+def _stopping(recipe: Recipe, splits: Splits) -> Stopping:
+    goals = {metric.name: metric.goal for metric in recipe.metrics}
+    monitor = recipe.evaluate.monitor
+    stop = recipe.stop
+    if splits.val is None and (stop.val_loss is not None or stop.patience is not None):
+        raise SettingError("stop.val_loss and stop.patience need validation data; give Data(val=...)")
+    return Stopping(stop, monitor=monitor, goal=goals.get(monitor, "min"))
+
+
+def _latch(
+    recipe: Recipe,
+    device: torch.device,
+    optimizers: list[torch.optim.Optimizer],
+    listeners: Listeners,
+    loader: Loader,
+) -> Latch | None:
+    """Return a latch where the finite check is to be read at records only, and everything can be masked until then."""
+    wanted = recipe.track.read
+    if wanted == "step" or (wanted == "auto" and device.type == "cpu"):
+        return None
+    obstacles = {
+        "precision=fp16 reads its scale at each step": recipe.precision == "fp16",
+        "nonfinite=skip needs to know at each step": recipe.nonfinite == "skip",
+        "the data cannot be gone back to": not loader.seekable,
+        "an optimizer has no kernel that can be masked": not can_mask(optimizers),
+        "a method changes gradients or the model": bool(listeners.grads_ready or listeners.model_changes),
+    }
+    present = [reason for reason, holds in obstacles.items() if holds]
+    if present and wanted == "record":
+        raise SettingError(f"track.read=record is not possible here: {present[0]}; use track.read=auto")
+    return None if present else Latch(device)
+
+
+def _validation(
+    recipe: Recipe,
+    splits: Splits,
+    model: nn.Module,
+    metrics: tuple[Metric, ...],
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    cast: Callable[[], Any],
+) -> Validate | None:
+    if splits.val is None:
+        return None
+    shard = Shard(ranks.rank, ranks.world)
+    batches = validation_batches(splits.val, recipe.data, seed=recipe.seed, shard=shard, device=device)
+
+    def validate(limit: int | None, extra: tuple[Metric, ...] = ()) -> dict[str, float]:
+        return evaluate(
+            model,
+            recipe.objective,
+            batches(limit),
+            (*metrics, *extra),
+            autocast=cast,
+            ranks=ranks,
+            device=device,
+            seed=recipe.seed,
+        )
+
+    return validate

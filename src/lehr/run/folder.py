@@ -1,0 +1,86 @@
+"""The run folder: what lies where, who may write to it, and where a new one goes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lehr.base.errors import SettingError
+from lehr.checkpoint.files import write_synced
+
+__all__ = ["RunFolder", "new_run_name"]
+
+
+class RunFolder:
+    """``recipe.json environment.json metrics.jsonl checkpoints/ report.html result.json``, and ``failure.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.json"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.report = path / "report.html"
+        self.result = path / "result.json"
+        self.failure = path / "failure.json"
+
+    def create(self) -> None:
+        """Make the folder; one that holds a run already is refused."""
+        if self.recipe.exists():
+            raise SettingError(
+                f"{self.path} already holds a run; go on with it by `lehr resume {self.path}`, or give another folder "
+                "with --run"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingError(f"{self.path} is a file; give a folder with --run")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(f"the run folder {self.path} cannot be made: {error.strerror or error}") from None
+
+    def need(self) -> None:
+        """Refuse a folder that holds no run."""
+        if not self.recipe.is_file():
+            raise SettingError(f"{self.path} holds no run (it has no recipe.json); give the folder of a run")
+
+    def write_json(self, file: Path, content: Any) -> None:
+        """Write a small file whole or not at all."""
+        staged = file.with_name(f".{file.name}-{os.getpid()}")
+        write_synced(staged, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        staged.replace(file)
+
+    def read_recipe(self) -> dict[str, Any]:
+        """Return recipe.json."""
+        self.need()
+        try:
+            content: dict[str, Any] = json.loads(self.recipe.read_bytes())
+        except ValueError:
+            raise SettingError(f"{self.recipe} is damaged: it is not JSON") from None
+        return content
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, so that a second process does not write to the same run."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SettingError(
+                    f"another process is writing to {self.path}; wait for it, or give another folder with --run"
+                ) from None
+            yield
+
+
+def new_run_name(recipe: str) -> Path:
+    """Return a folder below ``runs/`` that is not there yet."""
+    base = Path("runs") / f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, place = base, 2
+    while path.exists():
+        path, place = base.with_name(f"{base.name}-{place}"), place + 1
+    return path

@@ -1,0 +1,47 @@
+"""Writing and reading the whole state of a run: the parts of the registry into one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lehr.base.protocols import Stateful
+from lehr.checkpoint.encode import decode, encode
+from lehr.checkpoint.store import CheckpointStore, Found
+from lehr.dist.collectives import barrier
+from lehr.dist.ranks import Ranks
+from lehr.training.state import capture, restore
+
+__all__ = ["Saver"]
+
+
+class Saver:
+    """Saves all parts with state; the main rank writes, the others wait for it."""
+
+    def __init__(
+        self,
+        store: CheckpointStore | None,
+        parts: Mapping[str, Stateful],
+        *,
+        ranks: Ranks,
+        note: Mapping[str, Any],
+    ) -> None:
+        self.store, self.parts, self.ranks, self.note = store, dict(parts), ranks, note
+
+    def __call__(self, step: int, value: float | None) -> str:
+        """Write a checkpoint; returns its folder, or nothing for a run without a folder."""
+        path = ""
+        if self.store is not None and self.ranks.main:
+            path = str(self.store.save(step, capture(self.parts), value=value, note=self.note))
+        barrier(self.ranks)
+        return path
+
+    def restore(self, found: Found) -> None:
+        """Give every part its state back."""
+        assert self.store is not None
+        restore(self.parts, self.store.read(found))
+
+    def rehearse(self) -> None:
+        """Encode, decode and load everything once, so that unsavable state is known before the first step."""
+        state = capture(self.parts)
+        restore(self.parts, {name: decode(*encode(part, name)) for name, part in state.items()})

@@ -1,0 +1,188 @@
+"""`Trainer` and `train`: a run from its folder to its result, with everything put back behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lehr.base import seeds
+from lehr.base.protocols import Batch, Tracker
+from lehr.base.settings import override, plain
+from lehr.checkpoint.store import Found
+from lehr.dist.collectives import from_main
+from lehr.dist.ranks import Ranks, join, leave
+from lehr.run.assemble import Assembly, assemble, open_trackers, pick_device
+from lehr.run.finish import finish
+from lehr.run.folder import RunFolder, new_run_name
+from lehr.run.origin import Origin, from_function, load, source_hashes
+from lehr.run.recipe import Recipe
+from lehr.run.result import RunResult
+from lehr.run.signals import stop_on_signals
+
+__all__ = ["MakeTracker", "Trainer", "train"]
+
+MakeTracker = Callable[[int], Tracker]
+"""total steps -> a tracker beside those of the run folder, such as a progress display."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A run that is gone on with: from which checkpoint, and what was changed."""
+
+    found: Found | None
+    changes: tuple[str, ...]
+
+
+class Trainer:
+    """A run that is ready to start. `fit` runs it; or run it in a loop of your own::
+
+        trainer = lehr.Trainer(recipe)
+        for batch in trainer.batches():
+            trainer.step(batch)
+        print(trainer.finish().val_loss)
+
+    Between `batches` being entered and left the global random generators, signal handlers and the number of threads
+    are the run's; then they are what they were.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        run_dir: str | Path | None = None,
+        origin: Origin = Origin(kind="session"),
+        trackers: Sequence[MakeTracker] = (),
+        yardsticks: bool = False,
+    ) -> None:
+        self._threads = torch.get_num_threads()
+        self.ranks = join(pick_device(recipe.device, Ranks()).type)
+        name = origin.place.rpartition(".")[2] if origin.kind == "module" else Path(origin.place or "run").stem
+        path = Path(run_dir) if run_dir is not None else new_run_name(name.replace("_", "-"))
+        self.folder = RunFolder(Path(from_main(str(path), self.ranks)))
+        self.recipe, self.origin = recipe, origin
+        self._trackers, self._yardsticks = trackers, yardsticks
+        self._continued: Continued | None = None
+        self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder)
+        self.loop = self.assembly.loop
+        self.model = self.assembly.model
+
+    def continue_from(self, found: Found | None, changes: Sequence[str]) -> None:
+        """Go on in a folder that holds a run: from a checkpoint, or from the beginning when there was none yet."""
+        self._continued = Continued(found, tuple(changes))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches to call `step` with; what is due happens inside `step`."""
+        with self._session():
+            yield from self.loop.batches()
+
+    def step(self, batch: Batch) -> None:
+        """Make one update from ``batch``, and record, evaluate and save where that is due."""
+        self.loop.step(batch)
+
+    def fit(self) -> RunResult:
+        """Run to the end; returns the result."""
+        with self._session():
+            self.loop.fit()
+            return self.finish()
+
+    def finish(self) -> RunResult:
+        """Validate on everything, write result.json and the report, and return the result."""
+        return finish(self.assembly, self.folder, self.ranks, yardsticks=self._yardsticks)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.callback(torch.set_num_threads, self._threads)
+            stack.callback(leave)
+            stack.enter_context(seeds.isolated_global_generators())
+            if self._continued is None:
+                self.assembly.saver.rehearse()
+            if self.ranks.main:
+                if self._continued is None:
+                    self.folder.create()
+                stack.enter_context(self.folder.locked())
+                self._describe()
+                if self.assembly.saver.store is not None:
+                    self.assembly.saver.store.clean()
+            trackers = open_trackers(self.assembly, self.folder, self.ranks, resumed_at=self._resumed_at)
+            if self.ranks.main:
+                trackers += [make(self.loop.total_steps) for make in self._trackers]
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            stack.callback(self.assembly.loop.loader.close)
+            self.loop.trackers = trackers
+            if self._continued is not None:
+                self._restore(self._continued.found)
+            stack.enter_context(stop_on_signals(self._ask_to_stop))
+            yield
+
+    def _ask_to_stop(self, reason: str) -> None:
+        self.loop.asked = reason
+
+    @property
+    def _resumed_at(self) -> int:
+        return self._continued.found.step if self._continued and self._continued.found else 0
+
+    def _restore(self, found: Found | None) -> None:
+        saver = self.assembly.saver
+        if found is None:  # stopped before its first checkpoint: from the beginning, with an empty record
+            if "records" in saver.parts:
+                saver.parts["records"].load_state_dict({"bytes": 0})
+            return
+        saver.restore(found)
+        self.loop.saved_at = found.step
+
+    def _describe(self) -> None:
+        """Write recipe.json and environment.json."""
+        recipe = {
+            "source": {
+                "kind": self.origin.kind,
+                "place": self.origin.place,
+                "function": self.origin.function,
+            },
+            "overrides": list(self.origin.overrides),
+            "fields": plain(self.recipe),
+            "facts": dict(self.assembly.splits.facts),
+            "hashes": source_hashes(self.recipe, self.origin),
+            "total_steps": self.loop.total_steps,
+            "weights": self.assembly.weights_line,
+        }
+        earlier: list[Any] = []
+        if self.folder.environment.is_file():
+            earlier = json.loads(self.folder.environment.read_bytes()).pop("sessions", [])
+        session = self.assembly.environment | {
+            "resumed_at": self._resumed_at,
+            "changes": list(self._continued.changes) if self._continued else [],
+        }
+        self.folder.write_json(self.folder.environment, self.assembly.environment | {"sessions": [*earlier, session]})
+        self.folder.write_json(self.folder.recipe, recipe)
+
+
+def train(
+    recipe: Recipe | Callable[[], Recipe] | str,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    trackers: Sequence[MakeTracker] = (),
+    yardsticks: bool = False,
+) -> RunResult:
+    """Train ``recipe`` in a new run folder; returns the result.
+
+    ``recipe`` is a `Recipe`, a function that returns one, or ``"file.py:function"``. With the latter two, another
+    process can make it again, as ``lehr resume`` does.
+    """
+    if isinstance(recipe, str):
+        made, origin = load(recipe, overrides)
+    elif isinstance(recipe, Recipe):
+        made, origin = override(recipe, overrides), Origin(kind="session", overrides=tuple(overrides))
+    else:
+        made, origin = from_function(recipe, overrides)
+    if run_dir is not None and RunFolder(Path(run_dir)).recipe.exists():
+        RunFolder(Path(run_dir)).create()  # refuses, before any work is done
+    return Trainer(made, run_dir=run_dir, origin=origin, trackers=trackers, yardsticks=yardsticks).fit()

@@ -1,0 +1,1 @@
+"""Training: read `loop.py` first, then `steps/eager.py`."""

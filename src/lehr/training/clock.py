@@ -1,0 +1,46 @@
+"""The one clock of a run: applied updates. Everything else is a counter beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Clock"]
+
+
+@dataclasses.dataclass(slots=True)
+class Clock:
+    """How far a run is.
+
+    >>> Clock(step=3).state_dict()["step"]
+    3
+    """
+
+    step: int = 0
+    """Applied updates."""
+    microsteps: int = 0
+    """Forward and backward passes of applied updates."""
+    samples: int = 0
+    """Samples of applied updates, over all processes."""
+    count: float = 0.0
+    """What the objective counted: samples, or tokens for a language model."""
+    skipped: int = 0
+    """Updates withheld because something was not finite."""
+    empty: int = 0
+    """Updates withheld because nothing was counted."""
+    withheld_in_a_row: int = 0
+    """Updates withheld since the last applied one."""
+    train_seconds: float = 0.0
+    """Time inside steps, waiting for data included."""
+    wall_seconds: float = 0.0
+    """Time of the run, evaluation and saving included, over all its processes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all counters."""
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Set all counters."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, state[field.name])

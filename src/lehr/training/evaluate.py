@@ -1,0 +1,118 @@
+"""Evaluation: exact sums over the data, every module's mode as it was before, nothing kept of the outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lehr.base import seeds
+from lehr.base.errors import DataError, SettingError
+from lehr.base.protocols import Batch
+from lehr.dist.collectives import sums_over_ranks
+from lehr.dist.ranks import Ranks
+from lehr.losses.objective import Objective, Supervised, sum_and_count
+from lehr.metrics.metric import Metric
+
+__all__ = ["check_metrics", "evaluate", "evaluation_mode", "loss_views"]
+
+
+def check_metrics(metrics: Sequence[Metric], objective: Objective) -> None:
+    """Refuse metrics that need outputs where the objective does not hand them out."""
+    needy = [m.name for m in metrics if m.of == "outputs"]
+    if needy and not isinstance(objective, Supervised):
+        raise SettingError(
+            f"the metric {needy[0]!r} needs the model's output and the target, but the objective takes model and batch "
+            "itself; use a loss(output, target), or a Metric(of='model')"
+        )
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a block, and each of its modules back into the mode that it had.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with evaluation_mode(model):
+    ...     model.training
+    False
+    >>> [module.training for module in model]
+    [True, False]
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Batch],
+    metrics: Sequence[Metric] = (),
+    *,
+    autocast: Callable[[], Any] = contextlib.nullcontext,
+    ranks: Ranks = Ranks(),
+    device: torch.device = torch.device("cpu"),
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return the mean loss and the metrics over ``batches``: the same for any batch size and number of ranks.
+
+    >>> from lehr.losses import cross_entropy
+    >>> batch = torch.zeros(2, 4), torch.tensor([0, 1])
+    >>> round(evaluate(nn.Identity(), Supervised(loss=cross_entropy), [batch])["loss"], 3)
+    1.386
+    """
+    measured = [m for m in metrics if m.of != "loss"]
+    sums = [0.0] * (2 * (1 + len(measured)))
+    noise = seeds.address(seed, "evaluation", ranks.rank)
+    with evaluation_mode(model):
+        for place, batch in enumerate(batches):
+            seeds.seed_noise(noise, 0, place, device.type)
+            with autocast():
+                pairs = _measure(model, objective, batch, measured)
+            for slot, value in enumerate(_numbers(pairs)):
+                sums[slot] += value
+    sums = sums_over_ranks(sums, ranks, device)
+    if sums[1] == 0:
+        raise DataError("the validation data has nothing that counts: no batch, or no target that is not ignored")
+    values = {"loss": sums[0] / sums[1]}
+    for metric, total, count in zip(measured, sums[2::2], sums[3::2], strict=True):
+        values[metric.name] = total / count if count else float("nan")
+    return values | loss_views(values["loss"], metrics)
+
+
+def _measure(model: nn.Module, objective: Objective, batch: Batch, metrics: Sequence[Metric]) -> list[tuple[Any, Any]]:
+    """Return (sum, count) of the loss and of each metric on one batch, from one forward pass where that will do."""
+    outputs: tuple[Any, Any] | None = None
+    if isinstance(objective, Supervised):
+        outputs = objective.outputs(model, batch)
+        pairs = [sum_and_count(objective.loss, *outputs)]
+    else:
+        pairs = [objective(model, batch)]
+    for metric in metrics:
+        pairs.append(metric.compute(*outputs) if metric.of == "outputs" and outputs else metric.compute(model, batch))
+    return pairs
+
+
+def _numbers(pairs: list[tuple[Any, Any]]) -> list[float]:
+    flat = [value for pair in pairs for value in pair]
+    on_device = [v for v in flat if isinstance(v, Tensor)]
+    read = iter(torch.stack([v.double() for v in on_device]).tolist() if on_device else [])
+    return [next(read) if isinstance(v, Tensor) else float(v) for v in flat]
+
+
+def loss_views(loss: float, metrics: Sequence[Metric]) -> dict[str, float]:
+    """Return the metrics that are functions of the mean loss.
+
+    >>> from lehr.metrics.loss_views import BITS_PER_BYTE
+    >>> loss_views(0.0, [BITS_PER_BYTE])
+    {'bits_per_byte': 0.0}
+    """
+    return {m.name: m.compute(loss) for m in metrics if m.of == "loss"}

@@ -1,0 +1,113 @@
+"""The events of a run, and who is called at each: in list order, reversed for the closing event of a pair."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lehr.base.errors import CheckpointError, SettingError, StopRun
+from lehr.base.protocols import Method, Observer
+
+__all__ = ["Event", "Listeners"]
+
+
+class Event(enum.Enum):
+    """The events, in the order in which a step meets them; drawn in the docstring of `lehr.training.loop`."""
+
+    RUN_START = "run_start"
+    BATCH_READY = "batch_ready"
+    LOSS_READY = "loss_ready"
+    GRADS_READY = "grads_ready"
+    STEP_END = "step_end"
+    LOGGED = "logged"
+    EVAL_START = "eval_start"
+    EVAL_END = "eval_end"
+    SAVE_DONE = "save_done"
+    RUN_END = "run_end"
+    RUN_FAILED = "run_failed"
+
+
+CLOSING = {Event.EVAL_END, Event.RUN_END, Event.RUN_FAILED}
+"""Events that close a pair; their listeners are called in reverse order."""
+
+_NEEDS = {"batch_ready": "batch", "loss_ready": "loss", "grads_ready": "gradients", "step_end": "model"}
+
+
+class Listeners:
+    """The observers and methods of a run, sorted once by the events that they override.
+
+    >>> class Talk(Observer):
+    ...     def run_start(self, place): print("hello")
+    >>> Listeners([Talk()]).emit(Event.RUN_START, None)
+    hello
+    """
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        for listener in given:
+            _check(listener)
+        self.given = tuple(given)
+        methods = [g for g in given if isinstance(g, Method)]
+        self.batch_ready = _overriding(methods, Method, "batch_ready")
+        self.loss_ready = _overriding(methods, Method, "loss_ready")
+        self.grads_ready = _overriding(methods, Method, "grads_ready")
+        self.model_changes = _overriding(methods, Method, "step_end")
+        observers = [g for g in given if isinstance(g, Observer)]
+        self._observers = {
+            event: _overriding(observers, Observer, event.value)[:: -1 if event in CLOSING else 1]
+            for event in Event
+            if hasattr(Observer, event.value)
+        }
+        each_step = (self.batch_ready, self.loss_ready, self.grads_ready, self.model_changes)
+        self.need_place = any(each_step) or bool(self._observers[Event.STEP_END])
+        self.stop_asked: str | None = None
+
+    def emit(self, event: Event, *what: Any) -> None:
+        """Call every observer of ``event``; the first `StopRun` is kept in ``stop_asked``, and nobody is left out."""
+        for listener in self._observers[event]:
+            try:
+                listener(*what)
+            except StopRun as request:
+                self.stop_asked = self.stop_asked or request.reason
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each listener that has one, under its place in the list and its type."""
+        return {name: listener.state_dict() for name, listener in self._stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Give each listener its state back; another list of listeners is an error."""
+        stateful = self._stateful()
+        if set(stateful) != set(state):
+            raise CheckpointError(
+                f"the run was saved with the methods {sorted(state) or 'none'}, but the recipe has "
+                f"{sorted(stateful) or 'none'}"
+            )
+        for name, listener in stateful.items():
+            listener.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            f"{place}-{type(listener).__name__}": listener
+            for place, listener in enumerate(self.given)
+            if hasattr(listener, "state_dict") and hasattr(listener, "load_state_dict")
+        }
+
+
+def _overriding(listeners: Sequence[Any], base: type, name: str) -> tuple[Callable[..., Any], ...]:
+    return tuple(getattr(g, name) for g in listeners if getattr(type(g), name) is not getattr(base, name))
+
+
+def _check(listener: Any) -> None:
+    """Refuse what is neither an observer nor a method, and a method that touches what it does not declare."""
+    if isinstance(listener, Observer):
+        return
+    if not isinstance(listener, Method):
+        raise SettingError(
+            f"methods holds {listener!r}, which is neither a lehr Method nor an Observer; derive it from one of them"
+        )
+    for name, change in _NEEDS.items():
+        if _overriding([listener], Method, name) and change not in listener.changes:
+            raise SettingError(
+                f"{type(listener).__name__} has {name}() but does not declare {change!r} in `changes`; "
+                f"write changes = frozenset({{{change!r}}})"
+            )

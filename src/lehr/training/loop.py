@@ -1,0 +1,206 @@
+"""The training loop. Read this first; `steps/eager.py` is the update in its middle.
+
+    RUN_START
+    while step < total and no stop was asked for:
+        batch = next(loader)                              # BATCH_READY   methods may change the batch
+        for microbatch in split(batch):
+            total, count = objective(model, microbatch)   # LOSS_READY    methods may add to the loss
+            backward(total)
+        normalize by the count over all microbatches and ranks; unscale; check finite; clip once
+                                                          # GRADS_READY   methods may change gradients
+        set rates from schedule(step); update             # the clock moves only when the update was applied
+        step += 1                                         # STEP_END      observers; methods may change the model
+        record if due                                     # LOGGED
+        evaluate if due                                   # EVAL_START EVAL_END
+        save if due                                       # SAVE_DONE
+    RUN_END                                               # RUN_FAILED with evidence on any exception
+
+An update is withheld when the loss or a gradient is not finite, or when nothing was counted: then the weights, the
+optimizer, the buffers and the clock are what they were, and only the data has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, NoReturn
+
+from lehr.base.errors import CheckpointError, RunError
+from lehr.base.protocols import Batch, Loader, Place, Record, Tracker
+from lehr.training.clock import Clock
+from lehr.training.events import Event, Listeners
+from lehr.training.scores import Scores
+from lehr.training.steps.eager import EagerStep, Outcome
+from lehr.training.trouble import Trouble
+from lehr.training.window import Window
+
+__all__ = ["Every", "Loop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every:
+    """After how many steps each of these happens again; the last step has all of them."""
+
+    record: int
+    evaluate: int
+    save: int
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """Runs updates until the last step or a stop. It knows nothing of files, devices or settings: those who do, give
+    it what to call.
+    """
+
+    update: EagerStep
+    loader: Loader
+    listeners: Listeners
+    trackers: Sequence[Tracker]
+    trouble: Trouble
+    total_steps: int
+    every: Every
+    describe: Callable[[Clock, Window, int], Record]
+    """Makes the record of a window."""
+    evaluate: Callable[[], dict[str, float]] | None
+    save: Callable[[int, float | None], str]
+    """Writes a checkpoint of this step, with the monitored value if there is one; returns where."""
+    save_best: bool
+    agree: Callable[[str | None, bool], str | None]
+    """Makes one decision of what each rank wants: the reason to stop, and whether this is a moment to ask."""
+    clock: Clock
+    window: Window
+    scores: Scores
+    asked: str | None = None
+    """A stop asked for from outside; granted at the end of the step."""
+    stopped: str | None = None
+    saved_at: int | None = None
+    positions: list[Any] = field(default_factory=list)
+    """Where the loader was before each batch since the last record."""
+    since: float = 0.0
+    """When wall time was last counted."""
+
+    def fit(self) -> str:
+        """Run to the end; returns why it stopped. A loop of the user's own is these two lines."""
+        for batch in self.batches():
+            self.step(batch)
+        return self.stopped or "finished"
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches to call `step` with, from RUN_START to RUN_END."""
+        self.since = perf_counter()
+        self.listeners.emit(Event.RUN_START, self.place())
+        while self.clock.step < self.total_steps and self.stopped is None:
+            yield self.next_batch()
+        self.stopped = self.stopped or "finished"
+        if self.saved_at != self.clock.step:
+            self.save_now()
+        self.clock.wall_seconds += perf_counter() - self.since
+        self.listeners.emit(Event.RUN_END, self.place(), self.stopped)
+
+    def next_batch(self) -> Batch:
+        """Return the next batch, and note where it began."""
+        started = perf_counter()
+        self.positions.append(self.loader.state_dict())
+        try:
+            batch = next(self.loader)
+        except Exception as error:
+            self.fail(error, None)
+        self.clock.train_seconds += perf_counter() - started
+        return batch
+
+    def step(self, batch: Batch) -> None:
+        """Make one update, and whatever is due after it."""
+        started = perf_counter()
+        place = self.place() if self.listeners.need_place else None
+        try:
+            for change in self.listeners.batch_ready:
+                batch = change(batch, place)
+            outcome = self.update(batch, self.clock.step, place)
+            if outcome.withheld is not None:
+                self.track(self.trouble.withheld(outcome, batch, self.clock))
+            else:
+                self.applied(outcome)
+            self.clock.train_seconds += perf_counter() - started
+            moment = outcome.withheld is None and self.do_what_is_due()
+            self.stopped = self.agree(self.listeners.stop_asked or self.asked, moment)
+        except Exception as error:
+            self.fail(error, batch)
+
+    def applied(self, outcome: Outcome) -> None:
+        """Move the clock past an applied update and tell those who listen."""
+        self.window.add(outcome)
+        self.clock.step += 1
+        self.clock.microsteps += outcome.microbatches
+        self.clock.withheld_in_a_row = 0
+        if self.listeners.need_place:
+            place = self.place()
+            for change in self.listeners.model_changes:
+                change(self.update.model, place)
+            self.listeners.emit(Event.STEP_END, place)
+
+    def do_what_is_due(self) -> bool:
+        """Record, evaluate and save after steps where that is due; returns whether a record was."""
+        step, last = self.clock.step, self.clock.step == self.total_steps
+        record, evaluate, save = (
+            last or step % n == 0 for n in (self.every.record, self.every.evaluate, self.every.save)
+        )
+        if not (record or evaluate or save):
+            return False
+        started = perf_counter()
+        if self.trouble.rewound(self.clock, self.window, self.positions):
+            self.positions.clear()
+            return False
+        self.positions.clear()
+        self.window.settle(self.clock)
+        self.clock.train_seconds += perf_counter() - started
+        if record:
+            self.scores.train_loss = self.window.mean()
+            self.track(self.describe(self.clock, self.window, self.loader.epoch))
+            self.window.reset()
+        if evaluate and self.evaluate is not None:
+            save |= self.evaluate_now(self.evaluate) and self.save_best
+        if save:
+            self.save_now()
+        return record
+
+    def evaluate_now(self, evaluate: Callable[[], dict[str, float]]) -> bool:
+        """Evaluate, and return whether the monitored value is the best so far."""
+        self.listeners.emit(Event.EVAL_START, self.place())
+        values = evaluate()
+        better = self.scores.take(values, step=self.clock.step)
+        self.track({"step": self.clock.step, "split": "val", **values})
+        self.listeners.emit(Event.EVAL_END, self.place(), values)
+        return better
+
+    def save_now(self) -> None:
+        """Write a checkpoint of this moment."""
+        self.window.settle(self.clock)
+        self.clock.wall_seconds += perf_counter() - self.since
+        self.since = perf_counter()
+        path = self.save(self.clock.step, self.scores.value_at(self.clock.step))
+        self.saved_at = self.clock.step
+        self.listeners.emit(Event.SAVE_DONE, self.place(), path)
+
+    def track(self, record: Record) -> None:
+        """Hand a record to the trackers and the observers."""
+        for tracker in self.trackers:
+            tracker.log(record)
+        self.listeners.emit(Event.LOGGED, self.place(), record)
+
+    def place(self) -> Place:
+        """Return where the run is."""
+        return Place(self.clock.step, self.loader.epoch, self.total_steps)
+
+    def fail(self, error: Exception, batch: Batch) -> NoReturn:
+        """End the run with what is known. A withheld update has changed nothing, so what was before it is saved."""
+        explained = error if batch is None else self.trouble.explained(error, batch)
+        self.trouble.note(explained, self.clock.step)
+        if isinstance(explained, RunError) and self.loader.seekable and self.saved_at != self.clock.step:
+            self.loader.load_state_dict(self.positions[-1])
+            try:
+                self.save_now()
+            except CheckpointError as unsaved:
+                explained.add_note(str(unsaved))
+        self.listeners.emit(Event.RUN_FAILED, self.place(), explained)
+        raise explained from (error.__cause__ if explained is error else error)

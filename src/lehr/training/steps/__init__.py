@@ -1,0 +1,1 @@
+"""How one update is made: `eager.py` is the reference."""
