@@ -48,6 +48,8 @@ def num_samples(batch: Batch) -> int:
     >>> num_samples((torch.zeros(3, 2), torch.zeros(3)))
     3
     """
+    if type(batch) is tuple and isinstance(batch[0], Tensor) and batch[0].ndim:  # the usual pair, without the walk
+        return batch[0].shape[0]
     for tensor in tensors_of(batch):
         return tensor.shape[0] if tensor.ndim else 1
     return len(batch) if hasattr(batch, "__len__") else 1

@@ -14,6 +14,7 @@ __all__ = [
     "LehrWarning",
     "NoEffectWarning",
     "NonFiniteError",
+    "RecipeFileError",
     "RunError",
     "SettingError",
     "StopRun",
@@ -41,6 +42,12 @@ class SettingError(LehrError, ValueError):
 
 class DataError(LehrError, ValueError):
     """Data that is missing, empty, unreadable, too small, or does not fit the model and the loss."""
+
+    exit_code = BAD_USAGE
+
+
+class RecipeFileError(LehrError):
+    """A recipe that raised; shown with the user's own traceback."""
 
     exit_code = BAD_USAGE
 

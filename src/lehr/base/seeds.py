@@ -19,6 +19,7 @@ __all__ = ["address", "generator", "isolated_global_generators", "mix", "seed_no
 _MASK = (1 << 63) - 1
 _ODD = 0x1E3779B97F4A7C15
 _ODD_2 = 0x3F58476D1CE4E5B9
+_ODD_3 = 0x14D049BB133111EB
 
 
 def mix(state: int, value: int) -> int:
@@ -27,9 +28,10 @@ def mix(state: int, value: int) -> int:
     >>> mix(1, 2) == mix(1, 2), mix(1, 2) == mix(2, 1)
     (True, False)
     """
-    z = ((state ^ value) * _ODD + _ODD_2) & _MASK
-    z = ((z ^ (z >> 31)) * _ODD_2) & _MASK
-    return z ^ (z >> 29)
+    z = (state * _ODD + value + _ODD_2) & _MASK
+    z = ((z ^ (z >> 30)) * _ODD_2) & _MASK
+    z = ((z ^ (z >> 27)) * _ODD_3) & _MASK
+    return z ^ (z >> 31)
 
 
 def address(seed: int, *place: int | str) -> int:

@@ -79,9 +79,7 @@ def override(settings: S, assignments: Iterable[str]) -> S:
 
     >>> class Blur(Settings):
     ...     radius: int = 3
-    >>> class Filter(Settings):
-    ...     blur: Blur = Blur()
-    >>> override(Filter(), ["blur.radius=5"]).blur.radius
+    >>> override(Blur(), ["radius=5"]).radius
     5
     """
     for assignment in assignments:

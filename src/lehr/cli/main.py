@@ -10,7 +10,7 @@ from typing import TextIO
 
 import typer
 
-from lehr.base.errors import BAD_USAGE, FAILED, LehrError, LehrWarning
+from lehr.base.errors import BAD_USAGE, FAILED, LehrError, LehrWarning, RecipeFileError
 from lehr.cli.eval import eval_
 from lehr.cli.list import list_
 from lehr.cli.report import report
@@ -54,7 +54,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except LehrError as error:
-        if error.__cause__ is not None and type(error).__name__ == "RecipeFileError":
+        if isinstance(error, RecipeFileError) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__, file=sys.stderr)
         _fail(str(error), error.exit_code, getattr(error, "__notes__", []))
     except typer.Exit as done:

@@ -96,7 +96,7 @@ class HeldOutWindows:
     >>> windows = HeldOutWindows(torch.tensor([5, 6, 7], dtype=torch.uint8), context=2, before=0)
     >>> windows.take(torch.tensor([0, 1]), epoch=0, seed=0)
     (tensor([[0, 5],
-            [6, 0]]), tensor([[ 5,  6],
+            [6, 7]]), tensor([[ 5,  6],
             [ 7, -1]]))
     """
 

@@ -14,20 +14,22 @@ from lehr.base.errors import DataError, SettingError
 from lehr.base.protocols import Batch
 from lehr.data.shard import Shard
 
-__all__ = ["StreamLoader"]
+__all__ = ["StreamLoader", "StreamReader"]
 
 
-class _Batches(IterableDataset[Any]):
-    """Reads a stream into batches, each with its place and, where the stream has one, its state behind the batch.
+class StreamReader(IterableDataset[Any]):
+    """Reads a stream into batches, each with the ids of its samples and the position behind it.
 
     The stream's draws at item ``i`` of epoch ``e`` follow from (seed, e, i), whoever reads it and from where on.
     """
 
-    def __init__(self, stream: Any, *, seed: int, batch_size: int, drop_last: bool, shard: Shard, collate: Any) -> None:
+    def __init__(
+        self, stream: Any, *, seed: int, batch_size: int, drop_last: bool = False, shard: Shard = Shard(), collate: Any
+    ) -> None:
         self.stream, self.batch_size, self.drop_last = stream, batch_size, drop_last
-        self.shard, self.collate = shard, collate
+        self.shard, self.collate = shard, collate or default_collate
         self.order = seeds.address(seed, "sample")
-        self.start: dict[str, Any] = self._place(0, 0, 0)
+        self.start: dict[str, Any] = self._position(0, 0, 0)
 
     def __iter__(self) -> Iterator[tuple[Batch, list[int], dict[str, Any]]]:
         epoch, batch, item = self.start["epoch"], self.start["batch"], self.start["items"]
@@ -36,54 +38,55 @@ class _Batches(IterableDataset[Any]):
             self.stream.load_state_dict(self.start["stream"])
             to_skip = 0
         while True:
-            items = iter(self.stream)
-            self._skip(items, epoch, to_skip)
-            any_batch = batch > 0
-            for chunk in self._chunks(items, epoch, item):
-                any_batch = True
-                batch, first, item = batch + 1, item, item + len(chunk)
-                mine = self.shard.of(range(len(chunk)))
-                if len(mine) == 0:
-                    raise DataError(
-                        f"the last batch of the stream has {len(chunk)} samples for {self.shard.count} processes; "
-                        "use drop_last=true"
-                    )
-                yield (
-                    self.collate([chunk[i] for i in mine]),
-                    [first + i for i in mine],
-                    self._place(epoch, batch, item),
-                )
-            if not any_batch:
+            found = batch > 0
+            for place in self.one_epoch(epoch, batch=batch, item=item, to_skip=to_skip):
+                found = True
+                yield place
+            if not found:
                 raise DataError(
-                    f"the stream gave no batch of batch_size={self.batch_size} in epoch {epoch}; an "
-                    "iterable must give its items each time iter() is called on it"
+                    f"the stream gave no batch of batch_size={self.batch_size} in epoch {epoch}; an iterable must "
+                    "give its items each time iter() is called on it"
                 )
             epoch, batch, item, to_skip = epoch + 1, 0, 0, 0
 
-    def _place(self, epoch: int, batch: int, items: int) -> dict[str, Any]:
+    def one_epoch(
+        self, epoch: int, *, batch: int = 0, item: int = 0, to_skip: int = 0
+    ) -> Iterator[tuple[Batch, list[int], dict[str, Any]]]:
+        """Read to the end of the stream, from item ``item`` on, of which ``to_skip`` are still to be passed over."""
+        items = iter(self.stream)
+        for place in range(to_skip):
+            if self._next(items, epoch, place) is self:
+                raise DataError(f"the stream ended after {place} items, but this run has already read {to_skip} of it")
+        ended = False
+        while not ended:
+            chunk = []
+            while len(chunk) < self.batch_size:
+                sample = self._next(items, epoch, item + len(chunk))
+                if sample is self:
+                    ended = True
+                    break
+                chunk.append(sample)
+            if not chunk or (ended and self.drop_last):
+                return
+            mine = self.shard.of(range(len(chunk)))
+            if len(mine) == 0:
+                raise DataError(
+                    f"the last batch of the stream has {len(chunk)} samples for {self.shard.count} processes; use "
+                    "drop_last=true"
+                )
+            first, batch, item = item, batch + 1, item + len(chunk)
+            # a stream that has ended has begun anew, and so has its state
+            behind = self._position(epoch + 1, 0, 0) if ended else self._position(epoch, batch, item)
+            yield self.collate([chunk[i] for i in mine]), [first + i for i in mine], behind
+
+    def _next(self, items: Iterator[Any], epoch: int, place: int) -> Any:
+        """Return the next item, drawn at its address, or ``self`` at the end."""
+        seeds.seed_sample(self.order, epoch, place)
+        return next(items, self)
+
+    def _position(self, epoch: int, batch: int, items: int) -> dict[str, Any]:
         state = self.stream.state_dict() if hasattr(self.stream, "state_dict") else None
         return {"epoch": epoch, "batch": batch, "items": items, "stream": state}
-
-    def _skip(self, items: Iterator[Any], epoch: int, count: int) -> None:
-        for place in range(count):
-            seeds.seed_sample(self.order, epoch, place)
-            if next(items, self) is self:
-                raise DataError(f"the stream ended after {place} items, but this run has already read {count} of it")
-
-    def _chunks(self, items: Iterator[Any], epoch: int, place: int) -> Iterator[list[Any]]:
-        chunk: list[Any] = []
-        while True:
-            seeds.seed_sample(self.order, epoch, place)
-            item = next(items, self)
-            if item is self:
-                break
-            chunk.append(item)
-            place += 1
-            if len(chunk) == self.batch_size:
-                yield chunk
-                chunk = []
-        if chunk and not self.drop_last:
-            yield chunk
 
 
 class StreamLoader:
@@ -120,13 +123,8 @@ class StreamLoader:
                 f"workers={workers} for a stream: it has one order and so one reader; use workers=1 to read ahead in a "
                 "process of its own, or a map-style data set (__len__ and __getitem__) for more"
             )
-        self._reader = _Batches(
-            stream,
-            seed=seed,
-            batch_size=batch_size,
-            drop_last=drop_last,
-            shard=shard,
-            collate=collate or default_collate,
+        self._reader = StreamReader(
+            stream, seed=seed, batch_size=batch_size, drop_last=drop_last, shard=shard, collate=collate
         )
         self.resumable = replay or hasattr(stream, "state_dict")
         self.ids: list[int] = []
@@ -136,7 +134,7 @@ class StreamLoader:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the last batch; where a stream ends is known only when it has ended."""
+        """The epoch of the next batch, as far as is known: a stream's end is seen only when it has been reached."""
         return int(self._place["epoch"])
 
     def __iter__(self) -> Iterator[Batch]:

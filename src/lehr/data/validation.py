@@ -18,7 +18,7 @@ from lehr.data.opening import as_data, is_map_style
 from lehr.data.order import SampledOrder, ShuffledOrder
 from lehr.data.shard import Shard
 from lehr.data.sources import Source
-from lehr.data.stream import StreamLoader
+from lehr.data.stream import StreamReader
 
 __all__ = ["validation_batches"]
 
@@ -132,11 +132,14 @@ def _stream_pass(data: Any, settings: Data, size: int, *, seed: int, shard: Shar
     collate = data.collate_fn if isinstance(data, DataLoader) else settings.collate
     size = (data.batch_size or 1) if isinstance(data, DataLoader) else size
 
+    if iter(stream) is stream:
+        raise SettingError(
+            f"{type(stream).__name__} can be read only once, but validation reads its data several times"
+        )
+    reader = StreamReader(stream, seed=seed, batch_size=size, collate=collate)
+
     def batches(limit: int | None) -> Iterator[Batch]:
-        loader = StreamLoader(stream, seed=seed, batch_size=size, collate=collate, device=device)
-        for batch in itertools.islice(loader, limit):
-            if loader.epoch > 0:
-                return
-            yield batch
+        for batch, _ids, _behind in itertools.islice(reader.one_epoch(0), limit):
+            yield _on(batch, device)
 
     return batches

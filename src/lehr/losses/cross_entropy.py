@@ -18,10 +18,11 @@ def cross_entropy(logits: Tensor, target: Tensor, *, ignore: int | None = None) 
     >>> round(float(total), 3), count
     (0.713, 2)
     """
-    rows, classes = target.reshape(-1), logits.reshape(-1, logits.shape[-1])
+    if logits.ndim != 2:
+        logits, target = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
     if ignore is None:
-        return F.cross_entropy(classes, rows, reduction="sum"), rows.numel()
-    return F.cross_entropy(classes, rows, reduction="sum", ignore_index=ignore), (rows != ignore).sum()
+        return F.cross_entropy(logits, target, reduction="sum"), target.numel()
+    return F.cross_entropy(logits, target, reduction="sum", ignore_index=ignore), (target != ignore).sum()
 
 
 def label_problem(logits: Tensor, target: Tensor, *, ignore: int | None = None) -> tuple[str, list[int]] | None:

@@ -12,6 +12,7 @@ __all__ = ["ACCURACY", "accuracy"]
 def accuracy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
     """Return how many of ``target`` (...) are the argmax of ``logits`` (..., classes), and how many there are.
 
+    >>> import torch
     >>> right, count = accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     >>> int(right), count
     (1, 2)

@@ -13,7 +13,7 @@ from torch import nn
 
 from lehr.base import seeds
 from lehr.base.durations import Duration
-from lehr.base.errors import LehrError, LehrWarning, SettingError
+from lehr.base.errors import LehrError, LehrWarning, RecipeFileError, SettingError
 from lehr.base.protocols import Batch, Loader, Stateful, Tracker
 from lehr.checkpoint.store import CheckpointStore
 from lehr.checkpoint.weights import load_weights
@@ -29,7 +29,6 @@ from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
 from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
-from lehr.run.origin import RecipeFileError
 from lehr.run.recipe import ModelSettings, Recipe
 from lehr.run.saver import Saver
 from lehr.schedules.schedule import Schedule, ScheduleSettings
@@ -40,7 +39,8 @@ from lehr.training.buffers import KeptBuffers
 from lehr.training.clock import Clock
 from lehr.training.evaluate import check_metrics, evaluate
 from lehr.training.events import Listeners
-from lehr.training.loop import Every, Loop
+from lehr.training.every import Every
+from lehr.training.loop import Loop
 from lehr.training.precision import autocast, scaler, warn_if_bf16_is_slower, warn_of_low_precision_weights
 from lehr.training.preflight import check_batch
 from lehr.training.records import TrainingRecords

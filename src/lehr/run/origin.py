@@ -13,16 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lehr.base.errors import LehrError, SettingError
+from lehr.base.errors import LehrError, RecipeFileError, SettingError
 from lehr.base.settings import Settings, override
 from lehr.base.tables import did_you_mean
 from lehr.run.recipe import Recipe
 
-__all__ = ["Origin", "RecipeFileError", "from_function", "load", "source_hashes"]
-
-
-class RecipeFileError(SettingError):
-    """A recipe file that raised; shown with the user's own traceback."""
+__all__ = ["Origin", "from_function", "load", "source_hashes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ class Trainer:
             yield
 
     def _ask_to_stop(self, reason: str) -> None:
-        self.loop.asked = reason
+        self.loop.listeners.ask_to_stop(reason)
 
     @property
     def _resumed_at(self) -> int:

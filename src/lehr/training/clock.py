@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,13 +35,21 @@ class Clock:
     train_seconds: float = 0.0
     """Time inside steps, waiting for data included."""
     wall_seconds: float = 0.0
-    """Time of the run, evaluation and saving included, over all its processes."""
+    """Time of the run, evaluation and saving included, over all its processes, up to the last `tick`."""
+    ticked: float | None = None
+    """When that was, by this process's own clock."""
+
+    def tick(self) -> None:
+        """Bring `wall_seconds` up to date; the first tick of a process only starts it."""
+        now = time.perf_counter()
+        self.wall_seconds += now - self.ticked if self.ticked is not None else 0.0
+        self.ticked = now
 
     def state_dict(self) -> dict[str, Any]:
         """Return all counters."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "ticked"}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Set all counters."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, state[field.name])
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -68,7 +68,11 @@ class Listeners:
             try:
                 listener(*what)
             except StopRun as request:
-                self.stop_asked = self.stop_asked or request.reason
+                self.ask_to_stop(request.reason)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Ask for a stop at the end of the step; the first reason is kept."""
+        self.stop_asked = self.stop_asked or reason
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each listener that has one, under its place in the list and its type."""

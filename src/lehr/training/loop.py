@@ -30,21 +30,13 @@ from lehr.base.errors import CheckpointError, RunError
 from lehr.base.protocols import Batch, Loader, Place, Record, Tracker
 from lehr.training.clock import Clock
 from lehr.training.events import Event, Listeners
+from lehr.training.every import Every
 from lehr.training.scores import Scores
 from lehr.training.steps.eager import EagerStep, Outcome
 from lehr.training.trouble import Trouble
 from lehr.training.window import Window
 
-__all__ = ["Every", "Loop"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Every:
-    """After how many steps each of these happens again; the last step has all of them."""
-
-    record: int
-    evaluate: int
-    save: int
+__all__ = ["Loop"]
 
 
 @dataclass(kw_only=True)
@@ -71,14 +63,10 @@ class Loop:
     clock: Clock
     window: Window
     scores: Scores
-    asked: str | None = None
-    """A stop asked for from outside; granted at the end of the step."""
     stopped: str | None = None
     saved_at: int | None = None
     positions: list[Any] = field(default_factory=list)
     """Where the loader was before each batch since the last record."""
-    since: float = 0.0
-    """When wall time was last counted."""
 
     def fit(self) -> str:
         """Run to the end; returns why it stopped. A loop of the user's own is these two lines."""
@@ -88,14 +76,15 @@ class Loop:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches to call `step` with, from RUN_START to RUN_END."""
-        self.since = perf_counter()
+        self.clock.tick()
         self.listeners.emit(Event.RUN_START, self.place())
         while self.clock.step < self.total_steps and self.stopped is None:
             yield self.next_batch()
         self.stopped = self.stopped or "finished"
+        self.settle()
         if self.saved_at != self.clock.step:
             self.save_now()
-        self.clock.wall_seconds += perf_counter() - self.since
+        self.clock.tick()
         self.listeners.emit(Event.RUN_END, self.place(), self.stopped)
 
     def next_batch(self) -> Batch:
@@ -122,8 +111,8 @@ class Loop:
             else:
                 self.applied(outcome)
             self.clock.train_seconds += perf_counter() - started
-            moment = outcome.withheld is None and self.do_what_is_due()
-            self.stopped = self.agree(self.listeners.stop_asked or self.asked, moment)
+            recorded = outcome.withheld is None and self.do_what_is_due()
+            self.stopped = self.agree(self.listeners.stop_asked, recorded)
         except Exception as error:
             self.fail(error, batch)
 
@@ -134,26 +123,15 @@ class Loop:
         self.clock.microsteps += outcome.microbatches
         self.clock.withheld_in_a_row = 0
         if self.listeners.need_place:
-            place = self.place()
             for change in self.listeners.model_changes:
-                change(self.update.model, place)
-            self.listeners.emit(Event.STEP_END, place)
+                change(self.update.model, self.place())
+            self.listeners.emit(Event.STEP_END, self.place())
 
     def do_what_is_due(self) -> bool:
-        """Record, evaluate and save after steps where that is due; returns whether a record was."""
-        step, last = self.clock.step, self.clock.step == self.total_steps
-        record, evaluate, save = (
-            last or step % n == 0 for n in (self.every.record, self.every.evaluate, self.every.save)
-        )
-        if not (record or evaluate or save):
+        """Record, evaluate and save after steps where that is due; returns whether a record was made."""
+        record, evaluate, save = self.every.due(self.clock.step, last=self.clock.step == self.total_steps)
+        if not (record or evaluate or save) or not self.settle():
             return False
-        started = perf_counter()
-        if self.trouble.rewound(self.clock, self.window, self.positions):
-            self.positions.clear()
-            return False
-        self.positions.clear()
-        self.window.settle(self.clock)
-        self.clock.train_seconds += perf_counter() - started
         if record:
             self.scores.train_loss = self.window.mean()
             self.track(self.describe(self.clock, self.window, self.loader.epoch))
@@ -163,6 +141,15 @@ class Loop:
         if save:
             self.save_now()
         return record
+
+    def settle(self) -> bool:
+        """Read what is pending; False where a bad step was found in it, and the run was set back to that step."""
+        started = perf_counter()
+        rewound = self.trouble.rewound(self.clock, self.window, self.positions)
+        self.positions.clear()
+        self.window.settle(self.clock)
+        self.clock.train_seconds += perf_counter() - started
+        return not rewound
 
     def evaluate_now(self, evaluate: Callable[[], dict[str, float]]) -> bool:
         """Evaluate, and return whether the monitored value is the best so far."""
@@ -175,9 +162,7 @@ class Loop:
 
     def save_now(self) -> None:
         """Write a checkpoint of this moment."""
-        self.window.settle(self.clock)
-        self.clock.wall_seconds += perf_counter() - self.since
-        self.since = perf_counter()
+        self.clock.tick()
         path = self.save(self.clock.step, self.scores.value_at(self.clock.step))
         self.saved_at = self.clock.step
         self.listeners.emit(Event.SAVE_DONE, self.place(), path)
@@ -196,8 +181,10 @@ class Loop:
         """End the run with what is known. A withheld update has changed nothing, so what was before it is saved."""
         explained = error if batch is None else self.trouble.explained(error, batch)
         self.trouble.note(explained, self.clock.step)
-        if isinstance(explained, RunError) and self.loader.seekable and self.saved_at != self.clock.step:
+        healthy = isinstance(explained, RunError) and self.loader.seekable and self.saved_at != self.clock.step
+        if healthy and self.positions:
             self.loader.load_state_dict(self.positions[-1])
+            self.window.settle(self.clock)
             try:
                 self.save_now()
             except CheckpointError as unsaved:

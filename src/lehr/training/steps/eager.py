@@ -18,6 +18,7 @@ from lehr.dist.ranks import Ranks
 from lehr.dist.wrap import without_sync
 from lehr.losses.objective import Objective
 from lehr.optim.clip import clip_factor, global_norm
+from lehr.optim.lean import lean_step
 from lehr.schedules.schedule import Schedule
 from lehr.training.buffers import KeptBuffers
 from lehr.training.events import Listeners
@@ -73,6 +74,7 @@ class EagerStep:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
         self.rates: list[tuple[dict[str, Any], float]] = [(group, float(group["lr"])) for group in groups]
+        self.steps = [lean_step(optimizer) for optimizer in self.optimizers]
         self._unit: tuple[float, Tensor] = (0.0, torch.empty(0))
 
     def __call__(self, batch: Batch, step: int, place: Place | None) -> Outcome:
@@ -200,8 +202,8 @@ class EagerStep:
         factor = self.schedule(step)
         for group, base in self.rates:
             group["lr"] = base * factor
-        for optimizer in self.optimizers:
-            optimizer.step()
+        for step_optimizer in self.steps:
+            step_optimizer()
 
     def withhold(self, outcome: Outcome) -> Outcome:
         """Leave everything as it was before the step."""
