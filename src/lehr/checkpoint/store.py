@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import safetensors.torch
 from safetensors import SafetensorError
 
-from lehr.base.errors import CheckpointError
+from lehr.base.errors import CheckpointError, LehrWarning
 from lehr.checkpoint import files
 from lehr.checkpoint.encode import decode, encode
 
@@ -101,7 +102,10 @@ class CheckpointStore:
         kept = {*paths[-self.keep :], just_saved, self.best_path()}
         for path in paths:
             if path not in kept:
-                files.remove_folder(path)
+                try:
+                    files.remove_folder(path)
+                except OSError as error:  # the new checkpoint is there, which is what counts
+                    warnings.warn(f"the old checkpoint {path} could not be removed: {error}", LehrWarning, stacklevel=3)
 
     def clean(self) -> None:
         """Remove what interrupted saves and deletions left behind."""

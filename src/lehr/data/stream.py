@@ -59,7 +59,7 @@ class StreamReader(IterableDataset[Any]):
                 raise DataError(f"the stream ended after {place} items, but this run has already read {to_skip} of it")
         ended = False
         while not ended:
-            chunk = []
+            chunk: list[Any] = []
             while len(chunk) < self.batch_size:
                 sample = self._next(items, epoch, item + len(chunk))
                 if sample is self:

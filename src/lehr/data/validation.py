@@ -133,9 +133,7 @@ def _stream_pass(data: Any, settings: Data, size: int, *, seed: int, shard: Shar
     size = (data.batch_size or 1) if isinstance(data, DataLoader) else size
 
     if iter(stream) is stream:
-        raise SettingError(
-            f"{type(stream).__name__} can be read only once, but validation reads its data several times"
-        )
+        raise SettingError(f"{type(stream).__name__} can be read only once, but validation reads it several times")
     reader = StreamReader(stream, seed=seed, batch_size=size, collate=collate)
 
     def batches(limit: int | None) -> Iterator[Batch]:

@@ -1,0 +1,88 @@
+"""Clipping is torch's, to the bit; state goes by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lehr.base.errors import CheckpointError
+from lehr.optim import AdamW, clip_factor, global_norm
+from lehr.optim.state import NamedState
+
+
+def test_the_guides_arrow() -> None:
+    """Spec section 9.2: (3, 4) has norm 5 and becomes (0.6, 0.8)."""
+    gradient = torch.tensor([3.0, 4.0])
+    gradient *= clip_factor(global_norm([gradient]), 1.0)
+    assert gradient.tolist() == pytest.approx([0.6, 0.8], abs=1e-6)
+
+
+@given(st.integers(0, 2**31), st.floats(1e-3, 1e3), st.floats(1e-2, 1e2))
+def test_it_is_torchs_clipping_bit_for_bit(seed: int, scale: float, limit: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ours = [torch.randn(3, 4, generator=generator) * scale, torch.randn(5, generator=generator)]
+    parameters = [nn.Parameter(torch.zeros_like(g)) for g in ours]
+    for parameter, gradient in zip(parameters, ours, strict=True):
+        parameter.grad = gradient.clone()
+    norm = global_norm(ours)
+    assert torch.equal(norm, nn.utils.clip_grad_norm_(parameters, limit))
+    torch._foreach_mul_(ours, clip_factor(norm, limit))
+    assert all(torch.equal(p.grad, g) for p, g in zip(parameters, ours, strict=True))
+    assert float(global_norm(ours)) <= limit * (1 + 1e-5)
+
+
+def trained(model: nn.Module) -> NamedState:
+    optimizers = AdamW(lr=0.01).build(model)
+    for place in range(3):
+        torch.manual_seed(place)
+        model(torch.randn(4, 3)).square().mean().backward()
+        optimizers[0].step()
+        optimizers[0].zero_grad()
+    return NamedState(model, optimizers)
+
+
+class Forwards(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x))
+
+
+class Backwards(Forwards):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.b, self.a = nn.Linear(3, 3), nn.Linear(3, 3)
+
+
+def test_state_goes_to_the_parameter_of_its_name_whatever_the_order() -> None:
+    source, target = trained(Forwards()), NamedState(model := Backwards(), AdamW(lr=0.01).build(model))
+    saved = source.state_dict()
+    target.load_state_dict(saved)
+    for name, state in target.state_dict().items():
+        assert all(torch.equal(state[key], saved[name][key]) for key in ("exp_avg", "exp_avg_sq", "step"))
+
+
+def test_missing_extra_and_misshapen_states_are_named() -> None:
+    state = trained(Forwards())
+    saved = state.state_dict()
+    with pytest.raises(CheckpointError, match=r"without a state: \['b.bias'\]"):
+        state.load_state_dict({n: s for n, s in saved.items() if n != "b.bias"})
+    with pytest.raises(CheckpointError, match=r"without a parameter: \['c.bias'\]"):
+        state.load_state_dict(saved | {"c.bias": saved["b.bias"]})
+    with pytest.raises(CheckpointError, match=r"'exp_avg' of 'a.bias' has shape \(3, 3\)"):
+        state.load_state_dict(saved | {"a.bias": saved["a.weight"]})
+
+
+def test_a_parameter_that_was_never_updated_has_an_empty_state() -> None:
+    model = Forwards()
+    optimizers = AdamW().build(model)
+    model.a(torch.randn(2, 3)).sum().backward()
+    optimizers[0].step()
+    saved = NamedState(model, optimizers).state_dict()
+    assert saved["b.weight"] == {} and saved["a.weight"]
+    NamedState(model, optimizers).load_state_dict(saved)

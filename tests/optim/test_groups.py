@@ -1,0 +1,111 @@
+"""Groups by module type: every parameter in exactly one group, decay on matrices and kernels only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lehr.base.errors import SettingError
+from lehr.models.gpt import GPTSettings
+from lehr.models.seq2seq import Seq2SeqSettings
+from lehr.optim import OPTIMIZERS, AdamW, Muon, split_by_decay
+from lehr.optim.muon import hidden_matrices
+
+
+class Gain(nn.Module):
+    """A norm of the user's own, under a name that says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.g
+
+
+class Zoo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.ln_f = nn.LayerNorm(4)
+        self.rms = nn.RMSNorm(4)
+        self.bn = nn.BatchNorm1d(4)
+        self.gn = nn.GroupNorm(2, 4)
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.linear = nn.Linear(4, 4)
+        self.own = Gain()
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.linear(self.embedding(x)))
+
+
+def test_decay_in_a_zoo_of_modules() -> None:
+    decayed, kept = split_by_decay(Zoo())
+    assert decayed == ["conv.weight", "linear.weight", "attention.in_proj_weight", "attention.out_proj.weight"]
+    assert "embedding.weight" in kept  # tied to the head, and still an embedding
+    assert not any("frozen" in name for name in decayed + kept)
+
+
+@pytest.mark.parametrize("row", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+def test_every_trainable_parameter_is_in_exactly_one_group(row: object) -> None:
+    for model in (Zoo(), GPTSettings(width=8, depth=1, heads=2).build({"vocab_size": 4, "context": 4})):
+        optimizers = row.make().build(model)  # type: ignore[attr-defined]
+        held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+        assert len(held) == len(set(held))
+        assert set(held) == {p for p in model.parameters() if p.requires_grad}
+
+
+def test_adamw_settings_reach_torch() -> None:
+    (optimizer,) = AdamW(lr=0.3, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.2).build(nn.Linear(3, 2))
+    decayed, kept = optimizer.param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.2, 0.0)
+    assert decayed["lr"] == 0.3 and decayed["betas"] == (0.8, 0.9) and decayed["eps"] == 1e-5
+    assert decayed["fused"] is True
+
+
+def test_muon_takes_hidden_matrices_and_leaves_the_ends() -> None:
+    model = GPTSettings(width=8, depth=1, heads=2).build({"vocab_size": 4, "context": 4})
+    assert hidden_matrices(model) == [
+        "blocks.0.attention.qkv.weight",
+        "blocks.0.attention.out.weight",
+        "blocks.0.up.weight",
+        "blocks.0.down.weight",
+    ]
+    muon, adamw = Muon(lr=0.01, momentum=0.8).build(model)
+    assert muon.param_groups[0]["momentum"] == 0.8
+    assert muon.param_groups[0]["weight_decay"] == 0.0  # torch's default would be 0.1
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 2
+
+
+def test_muon_can_leave_others_aside() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    assert hidden_matrices(model, ("0", "2")) == ["1.weight"]
+    with pytest.raises(
+        SettingError, match=r"names '9', which is not an nn.Linear of the model; its nn.Linear modules: 0, 1, 2"
+    ):
+        hidden_matrices(model, ("9",))
+    with pytest.raises(SettingError, match="no hidden matrices"):
+        Muon().build(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 2)))
+
+
+def test_muon_never_takes_tied_embeddings() -> None:
+    model = GPTSettings(width=8, depth=1, heads=2, tie=True).build({"vocab_size": 4, "context": 4})
+    assert not any("embedding" in name for name in hidden_matrices(model))
+
+
+def test_a_model_without_matrices_to_decay_has_one_group() -> None:
+    (optimizer,) = AdamW().build(nn.LayerNorm(3))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_torchs_transformer_layers() -> None:
+    facts = {"source_vocab_size": 5, "target_vocab_size": 5, "source_length": 4, "target_length": 4}
+    model = Seq2SeqSettings(width=8, depth=1, heads=2).build(facts)
+    decayed, kept = split_by_decay(model)
+    assert all(dict(model.named_parameters())[name].ndim == 2 for name in decayed)
+    assert {"source.weight", "target.weight", "positions.weight"} <= set(kept)
