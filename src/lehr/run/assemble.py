@@ -37,6 +37,7 @@ from lehr.track.jsonl import JsonlTracker
 from lehr.track.tensorboard import TensorBoardTracker
 from lehr.training.buffers import KeptBuffers
 from lehr.training.clock import Clock
+from lehr.training.compiled import CompileWatch
 from lehr.training.evaluate import check_metrics, evaluate
 from lehr.training.events import Listeners
 from lehr.training.every import Every
@@ -70,6 +71,7 @@ class Assembly:
     validate: Validate | None
     """limit -> values: validates on all data, or on ``limit`` batches of it."""
     environment: dict[str, Any]
+    compiled: CompileWatch | None
     weights_line: str | None
     """What was loaded from `Recipe.weights`."""
 
@@ -95,16 +97,17 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
-    listeners = Listeners([*recipe.methods, stopping := _stopping(recipe, splits)])
+    stopping = _stopping(recipe, splits)
     # the first batch through the model before it is compiled or wrapped, while errors still read well
     preflight(recipe, model, loader, cast, device)
-    if recipe.compile:
-        model.compile()  # in place: no name in a checkpoint gets a prefix
+    compiled = CompileWatch(model) if recipe.compile else None
+    called = compiled.called if compiled else model
+    listeners = Listeners([*recipe.methods, stopping, *([compiled] if compiled else [])])
     # sharing gradients last: it hooks into the parameters as they now are
-    called = share_gradients(model, ranks, device)
+    shared = share_gradients(called, ranks, device)
 
     update = EagerStep(
-        model=called,
+        model=shared,
         objective=recipe.objective,
         optimizers=optimizers,
         schedule=schedule,
@@ -123,7 +126,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     )
     clock, window = Clock(), Window()
     scores = Scores(monitor=recipe.evaluate.monitor, goal=stopping.goal)
-    validate = _validation(recipe, splits, model, metrics, ranks=ranks, device=device, cast=cast)
+    validate = _validation(recipe, splits, called, metrics, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
     store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=stopping.goal) if folder else None
     parts: dict[str, Stateful] = {
@@ -172,6 +175,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         saver=saver,
         validate=validate,
         environment=environment,
+        compiled=compiled,
         weights_line=weights_line,
     )
 

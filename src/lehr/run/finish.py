@@ -60,5 +60,6 @@ def _result(assembly: Assembly, folder: RunFolder) -> RunResult:
         samples_per_second=clock.samples / seconds if seconds else None,
         tokens_per_second=clock.count / seconds if seconds and tokens else None,
         skipped=clock.skipped,
+        compilations=assembly.compiled.compilations if assembly.compiled else None,
         model=assembly.model,
     )

@@ -35,6 +35,8 @@ class RunResult:
     tokens_per_second: float | None
     skipped: int = 0
     """Updates withheld because something was not finite."""
+    compilations: int | None = None
+    """Graphs that torch compiled, for a compiled run."""
     model: nn.Module | None = field(default=None, repr=False, compare=False)
     """The trained model, with its last weights."""
 

@@ -1,0 +1,206 @@
+"""Cutting a batch into microbatches, or over processes, does not change the update: ragged, masked or left over."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import Mlp, points, recipe, records, weights
+from torch import Tensor, nn
+
+import lehr
+from lehr.base.errors import LehrWarning, RunError, SettingError
+from lehr.losses import Supervised, cross_entropy
+from lehr.run.recipe import Recipe
+
+PAD = -1
+
+
+class Tagger(nn.Module):
+    """Token ids to scores, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.out = nn.Linear(6, 5)
+        self.double()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.embedding(ids)))
+
+
+def ragged(n: int = 16, length: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Sequences of very different lengths: padding is `PAD` in the target."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 7, (n, length), generator=generator)
+    target = torch.randint(0, 5, (n, length), generator=generator)
+    lengths = torch.randint(1, length + 1, (n,), generator=generator)
+    target[torch.arange(length)[None] >= lengths[:, None]] = PAD
+    return ids, target
+
+
+def tagging(accumulate: int, **changes: Any) -> Recipe:
+    return recipe(
+        model=Tagger,
+        data=lehr.Data(train=ragged(), batch_size=16),
+        objective=Supervised(loss=functools.partial(cross_entropy, ignore=PAD), unit="token"),
+        metrics=(),
+        schedule="constant",
+        accumulate=accumulate,
+        clip=None,
+        steps=1,
+        **changes,
+    )
+
+
+def gradients(trainer: lehr.Trainer) -> dict[str, Tensor]:
+    """Return the gradients that the optimizer sees in the first step."""
+    seen: dict[str, Tensor] = {}
+    update = trainer.loop.update
+    real = update.update
+
+    def look(*given: Any) -> None:
+        for name, parameter in trainer.model.named_parameters():
+            assert parameter.grad is not None
+            seen[name] = parameter.grad.clone()
+        real(*given)
+
+    update.update = look  # type: ignore[method-assign]
+    trainer.fit()
+    return seen
+
+
+def plain_gradients() -> dict[str, Tensor]:
+    """The mean over all tokens that count, by torch alone."""
+    from lehr.base import seeds
+
+    with seeds.seeded(0, "init"):
+        model = Tagger()
+    ids, target = ragged()
+    F.cross_entropy(model(ids).flatten(0, 1), target.flatten(), ignore_index=PAD).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 5, 16])
+def test_ragged_token_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, accumulate: int) -> None:
+    found = gradients(lehr.Trainer(tagging(accumulate), run_dir=tmp_path / "run"))
+    for name, expected in plain_gradients().items():
+        assert torch.allclose(found[name], expected, rtol=0, atol=1e-10), name
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_many_steps_agree_however_the_batch_is_cut(tmp_path: Path, clip: float | None) -> None:
+    """7 samples in batches of 3 leave one over; every one of them is trained on, and weighs the same."""
+    ends = []
+    for accumulate in (1, 2, 3):
+        made = tagging(accumulate).model_copy(
+            update={"data": lehr.Data(train=ragged(7), batch_size=3), "steps": 9, "clip": clip}
+        )
+        trainer = lehr.Trainer(made, run_dir=tmp_path / f"run{accumulate}")
+        result = trainer.fit()
+        assert result.step == 9
+        assert trainer.loop.clock.samples == 3 * 7
+        ends.append(weights(trainer.model))
+    for other in ends[1:]:
+        assert all(torch.allclose(ends[0][n], other[n], rtol=0, atol=1e-10) for n in other)
+
+
+def test_fewer_samples_than_microbatches_in_the_last_batch(tmp_path: Path) -> None:
+    made = recipe(data=lehr.Data(train=points(9), batch_size=4), accumulate=4, model=lambda: nn.Linear(4, 3), steps=3)
+    trainer = lehr.Trainer(made, run_dir=tmp_path / "run")
+    trainer.fit()
+    assert (trainer.loop.clock.samples, trainer.loop.clock.microsteps) == (9, 4 + 4 + 1)
+
+
+def test_more_microbatches_than_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"accumulate=9 cuts a batch of 8 samples.*use 1 to 8"):
+        lehr.Trainer(recipe(accumulate=9), run_dir=tmp_path / "run")
+
+
+def test_records_give_the_mean_over_what_counts(tmp_path: Path) -> None:
+    made = tagging(4).model_copy(update={"optim": lehr.optim.AdamW(lr=1e-12)})
+    trainer = lehr.Trainer(made, run_dir=tmp_path / "run")
+    trainer.fit()
+    ids, target = ragged()
+    expected = F.cross_entropy(trainer.model(ids).flatten(0, 1), target.flatten(), ignore_index=PAD)
+    (record,) = [r for r in records(tmp_path / "run") if r["split"] == "train"]
+    assert record["loss"] == pytest.approx(expected.item(), abs=1e-9)
+    assert record["tokens"] == int((target != PAD).sum())
+
+
+def test_a_loss_that_gives_a_mean_is_warned_of_once(tmp_path: Path) -> None:
+    def mean(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target)
+
+    with pytest.warns(LehrWarning, match="does not say how many things it counted") as caught:
+        lehr.Trainer(recipe(objective=mean, accumulate=2), run_dir=tmp_path / "run").fit()
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lehr.Trainer(recipe(objective=nn.CrossEntropyLoss(), accumulate=2), run_dir=tmp_path / "other").fit()
+
+
+def masked(empty: int, n: int = 16) -> tuple[Tensor, Tensor]:
+    ids, target = ragged(n)
+    target[:empty] = PAD
+    return ids, target
+
+
+def test_microbatches_without_a_target_add_nothing(tmp_path: Path) -> None:
+    data = lehr.Data(train=masked(8), batch_size=16, shuffle=False)
+    ends = []
+    for accumulate in (1, 4):
+        trainer = lehr.Trainer(
+            tagging(accumulate).model_copy(update={"data": data, "steps": 3}), run_dir=tmp_path / f"{accumulate}"
+        )
+        trainer.fit()
+        ends.append(weights(trainer.model))
+        assert trainer.loop.clock.empty == 0
+    assert all(torch.allclose(ends[0][n], ends[1][n], rtol=0, atol=1e-10) for n in ends[0])
+
+
+def test_a_batch_without_any_target_is_skipped_counted_and_warned_of_once(tmp_path: Path) -> None:
+    data = lehr.Data(train=masked(8), batch_size=4, shuffle=False)  # the first two of four batches are empty
+    made = tagging(2).model_copy(update={"data": data, "steps": 6})
+    trainer = lehr.Trainer(made, run_dir=tmp_path / "run")
+    with pytest.warns(LehrWarning, match="nothing that counts") as caught:
+        trainer.fit()
+    assert len(caught) == 1
+    clock = trainer.loop.clock
+    assert (clock.step, clock.empty, clock.samples) == (6, 6, 24)
+    assert all(bool(torch.isfinite(value).all()) for value in weights(trainer.model).values())
+    withheld = [r for r in records(tmp_path / "run") if "withheld" in r]
+    assert [r["withheld"] for r in withheld] == ["empty"] * 6
+
+
+def test_data_without_any_target_at_all_ends_the_run(tmp_path: Path) -> None:
+    made = tagging(1).model_copy(update={"data": lehr.Data(train=masked(16), batch_size=4), "max_skipped": 5})
+    with (
+        pytest.warns(LehrWarning, match="nothing that counts"),
+        pytest.raises(RunError, match=r"6 updates in a row.*empty"),
+    ):
+        lehr.Trainer(made, run_dir=tmp_path / "run").fit()
+
+
+def test_the_rate_at_a_step_does_not_depend_on_the_cutting(tmp_path: Path) -> None:
+    curves = []
+    for accumulate, size in ((1, 8), (4, 8), (2, 4)):
+        made = recipe(
+            accumulate=accumulate, data=lehr.Data(train=points(), batch_size=size), track=lehr.run.recipe.Track(every=1)
+        )
+        lehr.Trainer(made, run_dir=tmp_path / f"{accumulate}-{size}").fit()
+        curves.append([r["lr"] for r in records(tmp_path / f"{accumulate}-{size}") if r["split"] == "train"])
+    assert curves[0] == curves[1] == curves[2]
+    schedule = recipe().schedule.resolve(total_steps=15, steps_per_epoch=None)
+    assert curves[0] == [0.01 * schedule(step) for step in range(15)]
+
+
+def test_dropout_and_batch_norm_run_per_microbatch(tmp_path: Path) -> None:
+    trainer = lehr.Trainer(recipe(accumulate=2, model=Mlp, steps=3), run_dir=tmp_path / "run")
+    trainer.fit()
+    assert int(trainer.model.norm.num_batches_tracked) == 6
