@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable
 
 from lehr.base.errors import LehrWarning
 from lehr.base.protocols import Record, Tracker
@@ -28,22 +30,25 @@ class Guarded:
 
     def log(self, record: Record) -> None:
         """Hand the record on, unless the tracker has failed before."""
-        if self._tracker is not None:
-            self._attempt(lambda tracker: tracker.log(record))
+        self._attempt(lambda tracker: tracker.log(record))
 
     def close(self) -> None:
         """Close the tracker."""
-        if self._tracker is not None:
-            self._attempt(lambda tracker: tracker.close())
+        self._attempt(lambda tracker: tracker.close())
 
-    def _attempt(self, call: object) -> None:
-        tracker, name = self._tracker, type(self._tracker).__name__
+    def _attempt(self, call: Callable[[Tracker], None]) -> None:
+        tracker = self._tracker
+        if tracker is None:
+            return
         try:
-            call(tracker)  # type: ignore[operator]
+            call(tracker)
         except Exception as error:
             self._tracker = None
+            with contextlib.suppress(Exception):  # it may hold a terminal or a file
+                tracker.close()
             warnings.warn(
-                f"the tracker {name} failed and is left out from here on: {type(error).__name__}: {error}",
+                f"the tracker {type(tracker).__name__} failed and is left out from here on: "
+                f"{type(error).__name__}: {error}",
                 LehrWarning,
                 stacklevel=4,
             )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lehr.base.errors import CheckpointError
+from lehr.base.errors import CheckpointError, LehrWarning
 from lehr.base.protocols import Record
 
 __all__ = ["JsonlTracker", "read_records"]
@@ -18,26 +19,40 @@ __all__ = ["JsonlTracker", "read_records"]
 class JsonlTracker:
     """Appends records to a file. Its state is the length of the file, to which a resumed run cuts it back.
 
+    Each record is written as it comes, so that the file can be followed. What cannot be written, on a full disk, is
+    kept and written later; only a checkpoint, which vouches for the file's length, fails with it.
+
     >>> import tempfile
     >>> tracker = JsonlTracker(Path(tempfile.mkdtemp()) / "metrics.jsonl")
-    >>> tracker.log({"step": 1, "loss": 0.5}); tracker.close()
+    >>> tracker.log({"step": 1, "split": "train", "loss": 0.5}); tracker.close()
     >>> read_records(tracker.path)
-    [{'step': 1, 'loss': 0.5}]
+    [{'step': 1, 'split': 'train', 'loss': 0.5}]
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
+        self._warned = False
 
     def log(self, record: Record) -> None:
         """Append one record; what JSON has no number for is written as the text "nan", "inf" or "-inf"."""
-        strict = {k: repr(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(strict, allow_nan=False) + "\n")
+        strict = {k: str(float(v)) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._pending += json.dumps(strict, allow_nan=False).encode() + b"\n"
+        try:
+            self._write()
+        except OSError as error:
+            if not self._warned:
+                self._warn(error, "its records are kept, and written as soon as that works")
+            self._warned = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the length in bytes, once that much is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._write()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be written: {error.strerror}") from error
         return {"bytes": self._file.tell()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -53,15 +68,36 @@ class JsonlTracker:
 
     def close(self) -> None:
         """Write out and close the file."""
+        try:
+            self._write()
+        except OSError as error:
+            self._warn(error, "its last records are lost")
+            self._pending = b""
         self._file.close()
+
+    def _warn(self, error: OSError, consequence: str) -> None:
+        warnings.warn(f"{self.path} cannot be written: {error.strerror}; {consequence}", LehrWarning, stacklevel=4)
+
+    def _write(self) -> None:
+        while self._pending:
+            self._pending = self._pending[self._file.write(self._pending) :]
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records of a file; a last line that a crash cut short is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Return the records of a file. A last line that a crash cut short is left out; so are damaged lines, with a
+    warning.
+    """
+    *whole, last = path.read_bytes().split(b"\n")
+    records, damaged = [], []
+    for number, line in enumerate([*whole, last], start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line or b"{}")
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and {"step", "split"} <= record.keys():
+            records.append(record)
+        elif line and number <= len(whole):
+            damaged.append(number)
+    if damaged:
+        warnings.warn(f"{path}: left out damaged lines, {len(damaged)}, first {damaged[0]}", LehrWarning, stacklevel=2)
     return records

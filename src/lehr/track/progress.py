@@ -15,82 +15,83 @@ from lehr.base.protocols import Record
 
 __all__ = ["Progress", "progress_line"]
 
+LIVE_GAP_SECONDS = 0.1
 GAP_SECONDS = 5.0
 GROWTH = 1.02
 """Plain lines come at least `GAP_SECONDS` apart, and each time a share later, so that a run of weeks stays short."""
 
 
 class Progress:
-    """Shows the records of a run on standard error. It is told of records only, so it costs nothing between them."""
+    """Shows the newest records of a run on standard error. It has no thread: between records it costs nothing."""
 
     def __init__(
         self,
         *,
-        total_steps: int,
+        total_steps: int | None,
         stream: IO[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._clock = total_steps, clock
         self._stream = stream or sys.stderr
-        self._start: float | None = None
-        self._first_step = 0
-        self._next = 0.0
+        self._begun: tuple[float, int] | None = None
+        """When the first record came, and its step."""
+        self._next = float("-inf")
+        self._train: Record = {}
         self._val: Record = {}
         self._live: Live | None = None
-        if self._stream.isatty():
+        console = Console(file=self._stream)
+        if self._stream.isatty() and console.is_interactive:
+            # what is printed meanwhile appears above the line; but standard output that goes to a file stays there
             self._live = Live(
-                Text("starting ..."),
-                console=Console(file=self._stream),
-                refresh_per_second=8,
-                transient=False,
+                Text("starting ..."), console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty()
             )
-            self._live.start()
+            self._live.start(refresh=True)
 
     def log(self, record: Record) -> None:
-        """Show a record: each one on a terminal, some of them elsewhere; every validation is shown."""
-        now = self._clock()
-        if self._start is None:
-            self._start, self._first_step = now, int(record["step"])
+        """Take a record, and show where the run is if it is time to."""
         if "withheld" in record:
-            self._plain(f"step {record['step']}: update withheld ({record['withheld']})")
-            return
+            return  # the next training record has their number
         if record["split"] == "val":
             self._val = record
+        else:
+            self._train = record
+        now = self._clock()
+        if self._begun is None:
+            self._begun = now, int(record["step"])
+        if now < self._next or not self._train:
             return
-        line = progress_line(record, self._val, total=self._total, seconds_left=self._seconds_left(record, now))
+        line = self._line(now)
         if self._live is not None:
-            self._live.update(Text(line))
-        elif now >= self._next or record["step"] == self._total:
-            self._plain(line)
-            self._next = now + max(GAP_SECONDS, (GROWTH - 1) * (now - self._start))
-
-    def _seconds_left(self, record: Record, now: float) -> float | None:
-        done = int(record["step"]) - self._first_step
-        if done <= 0 or self._start is None:
-            return None
-        return (now - self._start) / done * (self._total - int(record["step"]))
-
-    def _plain(self, line: str) -> None:
-        if self._live is not None:
-            self._live.console.print(line, highlight=False)
+            self._live.update(Text(line), refresh=True)
+            self._next = now + LIVE_GAP_SECONDS
         else:
             print(line, file=self._stream, flush=True)
+            self._next = now + max(GAP_SECONDS, (GROWTH - 1) * (now - self._begun[0]))
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Show the last state, and leave the terminal as it was."""
         if self._live is not None:
+            if self._train:
+                self._live.update(Text(self._line(self._clock())))
             self._live.stop()
             self._live = None
 
+    def _line(self, now: float) -> str:
+        left = None
+        if self._begun is not None and self._total is not None:
+            (start, first), step = self._begun, int(self._train["step"])
+            left = (now - start) / (step - first) * (self._total - step) if step > first else None
+        return progress_line(self._train, self._val, total=self._total, seconds_left=left)
 
-def progress_line(record: Record, val: Record, *, total: int, seconds_left: float | None) -> str:
+
+def progress_line(record: Record, val: Record, *, total: int | None, seconds_left: float | None) -> str:
     """Return one line about a training record and the last validation.
 
     >>> record = {"step": 40, "split": "train", "loss": 1.5, "lr": 0.001, "tokens_per_second": 25000.0}
     >>> progress_line(record, {}, total=100, seconds_left=61)
     'step 40/100  loss 1.5000  lr 0.001  25.0k tokens/s  1:01 left'
     """
-    parts = [f"step {record['step']}/{total}", f"loss {record['loss']:.4f}"]
+    parts = [f"step {record['step']}" + (f"/{total}" if total is not None else ""), f"loss {record['loss']:.4f}"]
     if "bits_per_byte" in record:
         parts.append(f"{record['bits_per_byte']:.3f} bits/byte")
     if val:
@@ -102,6 +103,9 @@ def progress_line(record: Record, val: Record, *, total: int, seconds_left: floa
         if f"{unit}_per_second" in record:
             parts.append(f"{_short(record[f'{unit}_per_second'])} {unit}/s")
             break
+    withheld = record.get("skipped", 0) + record.get("empty", 0)
+    if withheld:
+        parts.append(f"{withheld} updates withheld")
     if seconds_left is not None:
         minutes, seconds = divmod(round(seconds_left), 60)
         hours, minutes = divmod(minutes, 60)
