@@ -82,6 +82,13 @@ def test_counts_ignore_what_is_masked(n: int, seed: int) -> None:
     assert float(total) == pytest.approx(by_hand, abs=1e-9)
 
 
+def test_torch_s_cross_entropy_with_settings_counts_what_it_counts() -> None:
+    output, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    total, count = sum_and_count(functools.partial(F.cross_entropy, ignore_index=2, reduction="mean"), output, target)
+    assert int(count) == 4
+    assert float(total / count) == pytest.approx(float(F.cross_entropy(output, target, ignore_index=2)))
+
+
 def test_any_mean_is_weighed_by_its_samples() -> None:
     total, count = sum_and_count(F.mse_loss, torch.ones(6, 2), torch.zeros(6, 2))
     assert (float(total), count) == (6.0, 6)
@@ -110,6 +117,8 @@ def test_what_is_an_objective_and_what_is_a_loss() -> None:
 def test_a_sum_or_no_reduction_does_not_say_what_to_divide_by() -> None:
     with pytest.raises(SettingError, match=r"reduction='sum'.*use reduction='mean'"):
         as_objective(nn.MSELoss(reduction="sum"))
+    with pytest.raises(SettingError, match="reduction='none'"):
+        Supervised(loss=functools.partial(F.cross_entropy, reduction="none"))
     with pytest.raises(SettingError, match="cannot be called"):
         as_objective(3)
 

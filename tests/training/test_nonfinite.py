@@ -95,7 +95,7 @@ def test_a_bad_layer_is_named(tmp_path: Path) -> None:
 def test_a_bad_gradient_is_named(tmp_path: Path) -> None:
     trainer, error = failing(tmp_path / "run", model=BadGradient)
     assert "the gradient norm is nan at step 0: the loss is finite, but the gradient of 'gain' is not" in str(error)
-    assert float(trainer.model.gain) == 0.0
+    assert trainer.model.gain.item() == 0.0
 
 
 def test_a_bad_parameter_is_named(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_the_run_is_saved_as_it_was_before_the_step_and_goes_on_when_told_to_ski
     with pytest.raises(NonFiniteError, match="at step 4"):
         lehr.resume(tmp_path / "run", recipe=made)
     result = lehr.resume(tmp_path / "run", recipe=made, overrides=["nonfinite=skip"])
-    assert (result.step, result.skipped) == (6, 1)
     twin = lehr.train(made.model_copy(update={"nonfinite": "skip"}), run_dir=tmp_path / "twin")
+    assert (result.step, result.skipped) == (twin.step, twin.skipped)
     assert twin.model is not None and result.model is not None
     assert_same(weights(twin.model), weights(result.model))
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch.nn.functional as F
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from lehr.base.errors import DataError, SettingError
@@ -23,6 +24,25 @@ from lehr.losses.cross_entropy import cross_entropy, label_problem
 __all__ = ["Objective", "Supervised", "as_objective", "sum_and_count"]
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
+
+
+def _unwrapped(loss: Loss) -> Any:
+    return loss.func if isinstance(loss, functools.partial) else loss
+
+
+def _keywords(loss: Loss) -> dict[str, Any]:
+    return loss.keywords if isinstance(loss, functools.partial) else {}
+
+
+def _check_reduction(loss: Loss) -> Loss:
+    """Refuse a loss of torch's that was told not to take the mean: what to divide by is then unknown."""
+    reduction = _keywords(loss).get("reduction", getattr(loss, "reduction", "mean"))
+    if reduction != "mean":
+        raise SettingError(
+            f"{describe_callable(_unwrapped(loss))} with reduction={reduction!r} does not say what to divide by; "
+            "use reduction='mean', or a function that returns (sum, count)"
+        )
+    return loss
 
 
 @runtime_checkable
@@ -42,7 +62,7 @@ class Supervised(Settings):
     0.693
     """
 
-    loss: Loss
+    loss: Annotated[Loss, AfterValidator(_check_reduction)]
     """``loss(output, target)``, returning (sum, count) or a mean over the batch."""
     unit: Literal["sample", "token"] = "sample"
     """What the count counts."""
@@ -79,10 +99,6 @@ class Supervised(Settings):
         return None
 
 
-def _unwrapped(loss: Loss) -> Any:
-    return loss.func if isinstance(loss, functools.partial) else loss
-
-
 def _class_scores(loss: Loss, output: Tensor) -> Tensor | None:
     """Return the output with its classes last when the loss is a cross entropy over classes, else None."""
     base = _unwrapped(loss)
@@ -101,10 +117,9 @@ def _elementwise(loss: Loss) -> bool:
 
 
 def _ignored(loss: Loss) -> int | None:
-    keywords = loss.keywords if isinstance(loss, functools.partial) else {}
     if _unwrapped(loss) is cross_entropy:
-        return keywords.get("ignore")
-    value = keywords.get("ignore_index", getattr(_unwrapped(loss), "ignore_index", -100))
+        return _keywords(loss).get("ignore")
+    value = _keywords(loss).get("ignore_index", getattr(_unwrapped(loss), "ignore_index", -100))
     return value if isinstance(value, int) else None
 
 
@@ -131,8 +146,9 @@ def sum_and_count(loss: Loss, output: Any, target: Any) -> tuple[Tensor, Tensor 
             ignore_index=loss.ignore_index,
             label_smoothing=loss.label_smoothing,
         )
-    if loss is F.cross_entropy:
-        return _torch_cross_entropy(output, target)
+    if _unwrapped(loss) is F.cross_entropy:
+        settings = {name: value for name, value in _keywords(loss).items() if name != "reduction"}  # it is "mean"
+        return _torch_cross_entropy(output, target, **settings)
     given = loss(output, target)
     if isinstance(given, tuple):
         total, count = given
@@ -197,12 +213,6 @@ def as_objective(given: Any) -> Objective:
     if not callable(given):
         raise SettingError(
             f"objective={given!r} cannot be called; give a loss(output, target) or an objective(model, batch)"
-        )
-    reduction = getattr(given, "reduction", "mean")
-    if reduction != "mean":
-        raise SettingError(
-            f"{type(given).__name__}(reduction={reduction!r}) does not say what to divide by; use reduction='mean', "
-            "or a function that returns (sum, count)"
         )
     if isinstance(given, nn.Module):
         return Supervised(loss=given)

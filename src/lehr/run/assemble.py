@@ -51,7 +51,7 @@ from lehr.training.steps.eager import EagerStep
 from lehr.training.steps.latch import Latch, can_mask
 from lehr.training.stopping import Stopping
 from lehr.training.trouble import Trouble
-from lehr.training.untrained import PATIENCE, Untrained
+from lehr.training.untrained import Untrained
 from lehr.training.window import Window
 
 __all__ = ["Assembly", "assemble", "build_model", "pick_device"]
@@ -122,7 +122,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         buffers=KeptBuffers(model),
         reference=recipe.data.batch_size,
         latch=_latch(recipe, device, optimizers, listeners, loader),
-        untrained=Untrained(model, optimizers, steps=min(PATIENCE, total_steps)),
+        untrained=Untrained(model, optimizers),
     )
     clock, window = Clock(), Window()
     scores = Scores(monitor=recipe.evaluate.monitor, goal=stopping.goal)
@@ -348,12 +348,12 @@ def _validation(
     shard = Shard(ranks.rank, ranks.world)
     batches = validation_batches(splits.val, recipe.data, seed=recipe.seed, shard=shard, device=device)
 
-    def validate(limit: int | None, extra: tuple[Metric, ...] = ()) -> dict[str, float]:
+    def validate(limit: int | None) -> dict[str, float]:
         return evaluate(
             model,
             recipe.objective,
-            batches(limit),
-            (*metrics, *extra),
+            map(CompileWatch.any_size, batches(limit)) if recipe.compile else batches(limit),
+            metrics,
             autocast=cast,
             ranks=ranks,
             device=device,

@@ -3,59 +3,89 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from lehr.base.batches import tensors_of
 from lehr.base.errors import LehrWarning, NoEffectWarning
-from lehr.base.protocols import Observer, Place, Record
+from lehr.base.protocols import Batch, Observer, Place, Record
 
 __all__ = ["CompileWatch"]
 
 
+class _CountedCompiler:
+    """Torch's default compiler, with counts. Torch keeps one cache of graphs per process, so there is one of these."""
+
+    def __init__(self) -> None:
+        self.compiled = self.ran = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        self.compiled += 1
+        run: Any = compile_fx(graph, inputs)
+
+        def counted(*given: Any) -> Any:
+            self.ran += 1
+            return run(*given)
+
+        return counted
+
+
+_COMPILER = _CountedCompiler()
+
+
 class CompileWatch(Observer):
-    """Counts the graphs that torch compiles for a model, and reports once when it falls back to eager execution.
+    """Counts the graphs that torch compiles for a model, and reports once when a part is left to eager execution.
 
     Only the model is compiled; hooks, the loss's reading and recording stay outside. State is taken from the model
     itself, so no name in a checkpoint gets a prefix. A short last batch and the change to evaluation each cost one
-    more compilation, not one each time.
+    more graph, not one each time.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.called: nn.Module = torch.compile(model)  # type: ignore[assignment]
-        self._before = self._frames()
+        self.called: nn.Module = torch.compile(model, backend=_COMPILER)  # type: ignore[assignment]
+        self._compiled, self._ran = _COMPILER.compiled, _COMPILER.ran
+        self._left = _left_to_eager()
         self._said = False
-
-    @staticmethod
-    def _frames() -> tuple[int, int]:
-        from torch._dynamo.utils import counters
-
-        frames = counters["frames"]
-        return frames["total"], frames["ok"]
 
     @property
     def compilations(self) -> int:
-        """How many graphs were compiled since the start."""
-        return self._frames()[1] - self._before[1]
+        """How many graphs were compiled since the start; fewer when an earlier run of the process had the same."""
+        return _COMPILER.compiled - self._compiled
+
+    @staticmethod
+    def any_size(batch: Batch) -> Batch:
+        """Say that the number of samples varies, so that an evaluation's short last batch needs no graph of its own."""
+        for tensor in tensors_of(batch):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return batch
 
     def logged(self, place: Place, record: Record) -> None:
-        """Look whether something was compiled, and whether torch has given up on a part."""
+        """Look whether anything compiled was run, and whether torch has left a part to eager execution."""
         if self._said or record.get("split") != "train":
             return
-        total, done = (now - then for now, then in zip(self._frames(), self._before, strict=True))
-        if done == 0:
+        left = _left_to_eager()
+        if _COMPILER.ran == self._ran:
             self._say(NoEffectWarning, "compile=True had no effect: torch compiled nothing of the model")
-        elif total > done:
-            self._say(LehrWarning, f"torch runs a part of the model without compiling it: {_reason()}")
+        elif left != self._left:
+            reason = next((text for text in left if text not in self._left), "a limit on compilations was reached")
+            self._say(LehrWarning, f"torch runs a part of the model without compiling it: {reason.splitlines()[0]}")
 
     def _say(self, kind: type[Warning], text: str) -> None:
         self._said = True
         warnings.warn(text, kind, stacklevel=2)
 
 
-def _reason() -> str:
+def _left_to_eager() -> dict[str, int]:
+    """Return torch's own counts, per reason, of what it did not compile."""
     from torch._dynamo.utils import counters
 
-    reasons: list[Any] = [*counters["unimplemented"], *counters["graph_break"]]
-    return str(reasons[-1]).splitlines()[0] if reasons else "no reason was given"
+    frames = counters["frames"]
+    reasons = {
+        str(reason): count for kind in ("unimplemented", "graph_break") for reason, count in counters[kind].items()
+    }
+    return reasons | {"frames": frames["total"] - frames["ok"]}

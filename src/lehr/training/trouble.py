@@ -41,7 +41,15 @@ class Trouble:
     _found: Record = dataclasses.field(default_factory=dict)
 
     def withheld(self, outcome: Outcome, batch: Batch, clock: Clock) -> Record:
-        """Count a withheld update and return a record of it; raise when the run is not to go on."""
+        """Count a withheld update and return a record of it; raise, with nothing counted, when the run is to end."""
+        if outcome.withheld == "nonfinite" and self.nonfinite == "stop":
+            raise NonFiniteError(self._nonfinite(outcome, batch, clock.step))
+        if clock.withheld_in_a_row == self.max_in_a_row:
+            raise RunError(
+                f"{clock.withheld_in_a_row + 1} updates in a row were withheld ({outcome.withheld}) at step "
+                f"{clock.step}; at most {self.max_in_a_row} are allowed (max_skipped). Look at the data and the "
+                "learning rate"
+            )
         clock.withheld_in_a_row += 1
         if outcome.withheld == "empty":
             clock.empty += 1
@@ -54,13 +62,6 @@ class Trouble:
                 )
         else:
             clock.skipped += 1
-        if outcome.withheld == "nonfinite" and self.nonfinite == "stop":
-            raise NonFiniteError(self._nonfinite(outcome, batch, clock.step))
-        if clock.withheld_in_a_row > self.max_in_a_row:
-            raise RunError(
-                f"{clock.withheld_in_a_row} updates in a row were withheld ({outcome.withheld}) at step {clock.step}; "
-                f"at most {self.max_in_a_row} are allowed (max_skipped). Look at the data and the learning rate"
-            )
         return {"step": clock.step, "split": "train", "loss": outcome.total, "withheld": outcome.withheld}
 
     def _nonfinite(self, outcome: Outcome, batch: Batch, step: int) -> str:

@@ -24,13 +24,13 @@ class Untrained:
     ['bias']
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, steps: int = PATIENCE) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         held = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.not_held = [name for name, p in trainable.items() if p not in held]
         self._parameters = {name: p for name, p in trainable.items() if p in held}
         self._norms = torch.zeros(len(self._parameters))
-        self._looked, self._steps = 0, steps
+        self._looked = 0
 
     def look(self) -> bool:
         """Look at the gradients of one step; returns whether there is nothing more to look for."""
@@ -43,11 +43,11 @@ class Untrained:
             [norm.to(gradients[0].device).float() for norm in torch._foreach_norm(gradients)]
         )
         self._looked += 1
-        if self._looked < self._steps:
+        if self._looked < PATIENCE:
             return False
         still = [n for (n, p), size in zip(self._parameters.items(), self._norms.tolist(), strict=True) if size == 0]
         reached = [n for n in still if self._parameters[n].grad is not None]
-        self._warn(reached, f"had a gradient of exactly 0 in each of the first {self._looked} steps")
+        self._warn(reached, f"had a gradient of exactly 0 in each of the first {PATIENCE} steps")
         return True
 
     @staticmethod
