@@ -67,13 +67,16 @@ def test_validations_and_withheld_updates_do_not_flood_a_log_file(split: str) ->
     progress = Progress(total_steps=10_000, stream=log, clock=clock)
     for step in range(1, 10_000):
         clock.now += 0.01
+        progress.log(
+            {"step": step, "split": "val", "loss": 1.25} if split == "val" else train(step, loss=0.0, withheld="empty")
+        )
         progress.log(train(step, skipped=step, empty=1))
-        progress.log({"step": step, "split": "val", "loss": 1.25} if split == "val" else train(step, withheld="empty"))
     progress.close()
     last = log.getvalue().splitlines()[-1]
     assert len(log.times) <= 100 / GAP_SECONDS + 1
     assert ("val loss 1.25" in last) == (split == "val")
     assert re.search(r"\d+ updates withheld", last)
+    assert "loss 0.0000" not in log.getvalue(), "a withheld update is not shown as if it were one"
 
 
 def test_the_first_record_is_shown_at_once_and_the_time_left_is_measured_from_it() -> None:
@@ -87,6 +90,15 @@ def test_the_first_record_is_shown_at_once_and_the_time_left_is_measured_from_it
     first, second = log.getvalue().splitlines()
     assert first == "step 500/1000  loss 2.5000  lr 0.001  1.2k samples/s"
     assert second == "step 510/1000  loss 2.5000  val loss 1.5  lr 0.001  1.2k samples/s  16:20 left"
+
+
+def test_nothing_is_shown_before_the_first_training_record() -> None:
+    log = io.StringIO()
+    progress = Progress(total_steps=1000, stream=log, clock=Clock())
+    progress.log({"step": 0, "split": "val", "loss": 1.5})
+    assert not log.getvalue()
+    progress.log(train(1))
+    assert log.getvalue().startswith("step 1/1000  loss 2.5000  val loss 1.5")
 
 
 def test_a_run_of_unknown_length_has_no_end_to_be_shown() -> None:
@@ -218,11 +230,14 @@ def test_a_terminal_that_cannot_move_its_cursor_has_plain_lines(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    progress = Progress(total_steps=2, stream=terminal.stream, clock=Clock())
-    progress.log(train(1))
+    clock = Clock()
+    progress = Progress(total_steps=2, stream=terminal.stream, clock=clock)
+    for step in (1, 2):
+        progress.log(train(step))
+        clock.now += 10
     progress.close()
     text = terminal.text()
-    assert text.startswith("step 1/2") and "\x1b" not in text
+    assert [line[:8] for line in text.splitlines()] == ["step 1/2", "step 2/2"] and "\x1b" not in text
 
 
 def test_progress_has_no_thread(terminal: Terminal) -> None:

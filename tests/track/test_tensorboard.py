@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ def test_the_loss_of_a_withheld_update_is_no_point_of_the_curve(tmp_path: Path) 
     assert found["train/loss"] == [(1, 1.0), (2, 1.0)]
     assert math.isnan(found["val/loss"][0][1])
     assert found.keys() == {"train/loss", "val/loss"}
+
+
+def test_closing_ends_the_thread_that_writes(tmp_path: Path) -> None:
+    before = threading.active_count()
+    tracker = TensorBoardTracker(tmp_path)
+    tracker.log(train(1))
+    assert threading.active_count() == before + 1
+    tracker.close()
+    assert threading.active_count() == before
 
 
 def test_a_missing_package_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
