@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 __all__ = [
     "BAD_USAGE",
     "FAILED",
@@ -31,7 +29,8 @@ PREEMPTED = 75
 class LehrError(Exception):
     """Base of the errors that are meant for the user: what was given, what is allowed, what to do."""
 
-    exit_code: ClassVar[int] = FAILED
+    exit_code: int = FAILED
+    """What the command line ends with; a run that fails after it began sets it to `FAILED`."""
 
 
 class SettingError(LehrError, ValueError):
@@ -53,7 +52,9 @@ class RecipeFileError(LehrError):
 
 
 class CheckpointError(LehrError):
-    """A checkpoint that cannot be written, read or trusted."""
+    """A checkpoint that cannot be written, read or trusted. One that cannot be written fails the run."""
+
+    exit_code = BAD_USAGE
 
 
 class RunError(LehrError):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 import warnings
 from typing import TextIO
 
 import typer
 
-from lehr.base.errors import BAD_USAGE, FAILED, LehrError, LehrWarning, RecipeFileError
+from lehr.base.errors import BAD_USAGE, LehrWarning
 from lehr.cli.eval import eval_
 from lehr.cli.list import list_
 from lehr.cli.report import report
@@ -20,10 +18,12 @@ from lehr.cli.train import train
 
 __all__ = ["app", "main"]
 
+ABORTED = 130
+"""Exit code: Ctrl-C before there was anything to save, as shells count it."""
+
 app = typer.Typer(
     name="lehr",
     help="Train PyTorch models: fast, without losing work, and with evidence.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,6 +38,7 @@ app.command("list")(list_)
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
 ) -> None:
     if version:
@@ -45,6 +46,9 @@ def _options(
 
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(BAD_USAGE)
 
 
 def main() -> None:
@@ -53,31 +57,13 @@ def main() -> None:
     warnings.simplefilter("always", LehrWarning)
     try:
         code = app(standalone_mode=False)
-    except LehrError as error:
-        if isinstance(error, RecipeFileError) and error.__cause__ is not None:
-            traceback.print_exception(error.__cause__, file=sys.stderr)
-        _fail(str(error), error.exit_code, getattr(error, "__notes__", []))
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except typer.Abort:
-        sys.exit(130)
+        sys.exit(ABORTED)
     except Exception as error:
-        if hasattr(error, "format_message"):  # usage errors of the argument parser
-            _fail(f"{error.format_message()} (see `lehr --help`)", BAD_USAGE)
-        traceback.print_exc(file=sys.stderr)
-        _fail(f"{type(error).__name__}: {error}", FAILED)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+        from lehr.cli.failure import say
 
-
-def _fail(message: str, code: int, notes: list[str] | None = None) -> None:
-    """Say what went wrong on standard error; as JSON on standard output too where that was asked for."""
-    print(f"error: {message}", file=sys.stderr)
-    for note in notes or []:
-        print(f"       {note}", file=sys.stderr)
-    if "--json" in sys.argv[1:]:
-        print(json.dumps({"error": message, "exit_code": code}))
-    sys.exit(code)
+        sys.exit(say(error))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _say_warning(

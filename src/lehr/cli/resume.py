@@ -20,11 +20,13 @@ def resume(
     ] = False,
     json: JsonOption = False,
 ) -> int:
-    """Go on with a run where its newest intact checkpoint ends."""
-    from lehr.cli.session import finished, progress
+    """Go on with a run where its newest intact checkpoint ends; a run that has ended is left as it is."""
+    from lehr.cli.session import ended, finished, progress
     from lehr.run.resume import resume as resume_
 
-    result = resume_(run, overrides=set_, allow_changes=allow_changes, trackers=[progress], yardsticks=True)
+    result = (None if set_ else ended(run)) or resume_(
+        run, overrides=set_, allow_changes=allow_changes, trackers=[progress], yardsticks=True
+    )
     extra, code = finished(result)
     if json:
         print_json(result.plain() | extra)

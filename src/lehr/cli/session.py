@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from lehr.base.errors import PREEMPTED
+from lehr.run.folder import RunFolder
 from lehr.run.result import RunResult
 from lehr.track.guard import Guarded
 from lehr.track.progress import Progress
 
-__all__ = ["finished", "progress"]
+__all__ = ["ended", "finished", "progress"]
 
 
 def progress(total_steps: int) -> Guarded:
     """Return the display of a run's progress; if it fails, the run goes on."""
     return Guarded(Progress(total_steps=total_steps))
+
+
+def ended(run: Path) -> RunResult | None:
+    """Return what a run came to that has nothing left to do, and say so."""
+    folder = RunFolder(run)
+    folder.read_recipe()
+    content = folder.ended()
+    if content is None:
+        return None
+    known = {name: content[name] for name in RunResult.__dataclass_fields__ if name in content}
+    result = RunResult(**known | {"run": str(run)})
+    more = {"target": "stop.val_loss=none", "early-stop": "stop.patience=none"}
+    print(
+        f"{run} has ended ({result.stopped} at step {result.step}), so nothing was done; to train on, ask for more, "
+        f"for example --set {more.get(result.stopped, f'steps={2 * result.step}')}",
+        file=sys.stderr,
+    )
+    return result
 
 
 def finished(result: RunResult) -> tuple[dict[str, Any], int]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lehr.base.errors import SettingError
+from lehr.base.errors import FAILED, LehrError, SettingError
 from lehr.checkpoint.files import write_synced
 
 __all__ = ["RunFolder", "new_run_name"]
@@ -31,7 +31,7 @@ class RunFolder:
         self.failure = path / "failure.json"
 
     def create(self) -> None:
-        """Make the folder; one that holds a run already is refused."""
+        """Make the folder; one that holds a run already, or anything else, is refused."""
         if self.recipe.exists():
             raise SettingError(
                 f"{self.path} already holds a run; go on with it by `lehr resume {self.path}`, or give another folder "
@@ -39,6 +39,8 @@ class RunFolder:
             )
         if self.path.exists() and not self.path.is_dir():
             raise SettingError(f"{self.path} is a file; give a folder with --run")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise SettingError(f"{self.path} is not empty, and holds no run; give a new folder with --run, or empty it")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,11 +64,21 @@ class RunFolder:
             content: dict[str, Any] = json.loads(self.recipe.read_bytes())
         except ValueError:
             raise SettingError(f"{self.recipe} is damaged: it is not JSON") from None
+        missing = {"source", "overrides", "fields", "facts", "hashes"} - set(content)
+        if missing:
+            raise SettingError(f"{self.recipe} is damaged: it lacks {', '.join(sorted(missing))}")
         return content
+
+    def ended(self) -> dict[str, Any] | None:
+        """Return result.json of a run that came to its end, or None: it then has something left to do."""
+        if not self.result.is_file():
+            return None
+        content: dict[str, Any] = json.loads(self.result.read_bytes())
+        return None if content["stopped"] == "preempted" else content
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, so that a second process does not write to the same run."""
+        """Hold the folder, so that a second process does not write to the same run; a failure leaves evidence in it."""
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +86,30 @@ class RunFolder:
                 raise SettingError(
                     f"another process is writing to {self.path}; wait for it, or give another folder with --run"
                 ) from None
-            yield
+            earlier = {file: file.read_bytes() for file in (self.result, self.failure) if file.exists()}
+            for file in earlier:  # what an earlier session came to no longer holds
+                file.unlink()
+            try:
+                yield
+            except Exception as error:
+                if isinstance(error, SettingError) and not self.failure.exists():  # refused before it began
+                    for file, content in earlier.items():
+                        file.write_bytes(content)
+                else:
+                    self._keep_evidence(error)
+                raise
+
+    def _keep_evidence(self, error: Exception) -> None:
+        """Say where the evidence of a failure is, and write it if nobody has."""
+        if isinstance(error, LehrError):
+            error.exit_code = FAILED
+        try:
+            if not self.failure.exists():
+                self.write_json(self.failure, {"error": type(error).__name__, "message": str(error)})
+        except OSError as unwritten:
+            error.add_note(f"{self.failure} could not be written: {unwritten.strerror or unwritten}")
+        else:
+            error.add_note(f"what is known about it is in {self.failure}")
 
 
 def new_run_name(recipe: str) -> Path:

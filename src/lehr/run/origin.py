@@ -72,7 +72,10 @@ def _importable(module: str) -> Any:
 
 def _import_file(path: Path) -> Any:
     if not path.is_file():
-        raise SettingError(f"the recipe file {path} does not exist; give FILE.py, FILE.py:FUNCTION or a built-in name")
+        raise SettingError(
+            f"the recipe file {path} does not exist; put it back if it was moved, or give FILE.py, FILE.py:FUNCTION "
+            "or a built-in name"
+        )
     name = f"lehr_recipe_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -84,7 +87,7 @@ def _import_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except LehrError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RecipeFileError(f"the recipe file {path} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
@@ -107,7 +110,7 @@ def _called(make: Callable[[], Any], path: Path | None) -> Recipe:
         made = make()
     except LehrError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RecipeFileError(f"the recipe {path or make.__module__} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, Recipe):
         raise SettingError(
