@@ -144,13 +144,15 @@ def test_names_of_languages_and_territories() -> None:
     assert ("France", "法国") in pairs
     assert len(pairs) > 800
     splits = PairData().open()
-    source, fed, target = splits.train
+    source, fed, target = splits.train.tensors
     assert len(source) == 600
     assert (fed[:, 0] == 1).all()
     assert torch.equal(fed[:, 1:][target[:, :-1] > 2], target[:, :-1][target[:, :-1] > 2])
     assert ((target == 2).sum(dim=1) == 1).all()
     training = {tuple(row) for row in source.tolist()}
-    assert sum(tuple(row) in training for row in splits.val[0].tolist()) <= 2  # two names may share their characters
+    assert (
+        sum(tuple(row) in training for row in splits.val.tensors[0].tolist()) <= 2
+    )  # two names may share their characters
 
 
 @pytest.mark.parametrize("ending", ["tsv", "json"])
@@ -161,7 +163,7 @@ def test_pairs_from_a_file(tmp_path: Path, ending: str) -> None:
         "\n".join("\t".join(r) for r in rows) if ending == "tsv" else json.dumps([{"en": a, "zh": b} for a, b in rows])
     )
     splits = PairData(path=file, pairs=15).open()
-    assert (len(splits.train[0]), len(splits.val[0])) == (15, 5)
+    assert (len(splits.train), len(splits.val)) == (15, 5)
 
 
 def test_pictures_in_folders(tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ from lehr.base.errors import DataError
 from lehr.base.optional import need
 from lehr.data.data import Data, Splits
 from lehr.data.files import read_bytes
+from lehr.data.sources import PaddedSource
 
 __all__ = ["PairData", "Vocabulary", "cldr_names", "read_pairs"]
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unknown>"
+BASE_CASE = 600
+"""Pairs of the guide's base case, to which the recipe's measurements belong."""
 
 
 class Vocabulary:
@@ -93,23 +96,27 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 class PairData(Data):
-    """Pairs as padded ids: source (B, S), target so far (B, T) that begins with BOS, and target (B, T) to its EOS."""
+    """Pairs as padded ids: source (B, S), target so far (B, T) that begins with BOS, and target (B, T) to its EOS.
+
+    S and T are the longest of the batch.
+    """
 
     path: Path | None = None
     """A .tsv or .json file of pairs; names of languages and territories, English to Chinese, if not given."""
-    pairs: int = Field(default=600, ge=1)
-    """Pairs to train on; the others are for validation, unless there are none, and then a tenth of these is."""
+    pairs: int | None = Field(default=None, ge=1)
+    """Pairs to train on; the others are for validation, unless there are none, and then a tenth of these is. If not
+    given, 600 of the names, or nine tenths of a file."""
 
     def open(self) -> Splits:
         """Read, split and number the pairs."""
         everything = cldr_names() if self.path is None else read_pairs(self.path)
         order = torch.randperm(len(everything), generator=seeds.generator(0, "pairs")).tolist()
-        if len(everything) < 2 or self.pairs > len(everything):
-            raise DataError(
-                f"data.pairs={self.pairs}, but there are {len(everything)} pairs; use 1 to {len(everything)}, and at "
-                "least 2 pairs in all"
-            )
-        cut = self.pairs if self.pairs < len(everything) else len(everything) - max(1, len(everything) // 10)
+        if len(everything) < 2:
+            raise DataError(f"data.path={str(self.path)!r} has one pair; give at least two, one of which is held out")
+        pairs = self.pairs or (BASE_CASE if self.path is None else len(everything))
+        if pairs > len(everything):
+            raise DataError(f"data.pairs={pairs}, but there are {len(everything)} pairs; use 1 to {len(everything)}")
+        cut = pairs if pairs < len(everything) else len(everything) - max(1, len(everything) // 10)
         training, held_out = [everything[i] for i in order[:cut]], [everything[i] for i in order[cut:]]
         source, target = (Vocabulary.of([pair[side] for pair in training]) for side in (0, 1))
         lengths = {
@@ -117,8 +124,8 @@ class PairData(Data):
             "target_length": max(len(pair[1]) for pair in everything) + 1,
         }
         return Splits(
-            train=_tensors(training, source, target, **lengths),
-            val=_tensors(held_out, source, target, **lengths),
+            train=PaddedSource(_tensors(training, source, target, **lengths)),
+            val=PaddedSource(_tensors(held_out, source, target, **lengths)),
             facts={
                 "source_symbols": source.symbols,
                 "target_symbols": target.symbols,

@@ -12,7 +12,7 @@ from lehr.base.batches import map_tensors, tensors_of
 from lehr.base.errors import DataError
 from lehr.base.protocols import Batch
 
-__all__ = ["IGNORE", "HeldOutWindows", "Source", "TensorSource", "TokenWindows"]
+__all__ = ["IGNORE", "HeldOutWindows", "PaddedSource", "Source", "TensorSource", "TokenWindows"]
 
 IGNORE = -1
 """The target of a position that is not to be predicted."""
@@ -55,6 +55,28 @@ class TensorSource:
         if self._flat is not None:  # the usual pair of tensors, without the walk through nested structures
             return tuple([t.index_select(0, indices) for t in self._flat])
         return map_tensors(lambda tensor: tensor.index_select(0, indices), self.tensors)
+
+
+class PaddedSource(TensorSource):
+    """Rows of ids padded at their end with 0; each batch is cut to its longest row, tensor by tensor.
+
+    Cost: what padding to the longest row of all the data would cost is saved, about half on short texts.
+
+    >>> source = PaddedSource((torch.tensor([[1, 0, 0], [1, 2, 3], [1, 2, 0]]),))
+    >>> source.take(torch.tensor([2, 0]), epoch=0, seed=0)
+    (tensor([[1, 2],
+            [1, 0]]),)
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        super().__init__(tensors)
+        self._rows = tensors
+        self._lengths = [(tensor != 0).sum(dim=1) for tensor in tensors]
+
+    def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
+        """Return the batch of these samples."""
+        widths = [int(lengths[indices].max()) for lengths in self._lengths]
+        return tuple(rows[:, :width].index_select(0, indices) for rows, width in zip(self._rows, widths, strict=True))
 
 
 class TokenWindows:
