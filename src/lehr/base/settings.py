@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -62,9 +63,21 @@ def _explain(owner: type[Settings], error: ValidationError) -> str:
         else:
             text = item["msg"].removeprefix("Value error, ")
             text = text[0].lower() + text[1:] if text.startswith("Input should") else text
+            text += _hint(item["type"], item["input"], text)
             given = f"{where}={item['input']!r}" if where else "these settings together"
             lines.append(f"{owner.__name__}: {given} is refused: {text}" if where else f"{owner.__name__}: {text}")
     return "\n".join(lines)
+
+
+def _hint(kind: str, given: Any, text: str) -> str:
+    """Return what a refused value may have been meant as.
+
+    >>> _hint("literal_error", "bf61", "input should be 'fp32' or 'bf16'")
+    " (did you mean 'bf16'?)"
+    """
+    if kind == "literal_error":
+        return did_you_mean(str(given), re.findall(r"'([^']*)'", text))
+    return "; write several values as [1, 2]" if kind in {"tuple_type", "list_type"} and isinstance(given, str) else ""
 
 
 def _unknown_field(owner: type[Settings], name: str) -> str:

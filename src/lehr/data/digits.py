@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 
 from lehr.base import seeds
+from lehr.base.errors import DataError
 from lehr.base.optional import need
 from lehr.data.data import Data, Splits
 
@@ -25,6 +26,11 @@ class DigitsData(Data):
         labels = torch.tensor(bundled.target, dtype=torch.long)
         order = torch.randperm(len(labels), generator=seeds.generator(0, "digits"))
         cut = int(len(labels) * self.val_share)
+        if cut == 0:
+            raise DataError(
+                f"data.val_share={self.val_share:g} of {len(labels)} pictures is none; use at least "
+                f"{1.1 / len(labels):.1g}"
+            )
         held_out, training = order[:cut], order[cut:]
         return Splits(
             train=(pictures[training], labels[training]),

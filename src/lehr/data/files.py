@@ -9,7 +9,7 @@ from lehr.base.errors import DataError
 __all__ = ["read_bytes"]
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, field: str = "data.path") -> bytes:
     """Return the content of a file that must exist, be readable and hold something.
 
     >>> read_bytes(Path("/no/such/file"))
@@ -18,13 +18,13 @@ def read_bytes(path: Path) -> bytes:
     lehr.base.errors.DataError: data.path='/no/such/file' does not exist; give the path of a file
     """
     if not path.exists():
-        raise DataError(f"data.path={str(path)!r} does not exist; give the path of a file")
+        raise DataError(f"{field}={str(path)!r} does not exist; give the path of a file")
     if path.is_dir():
-        raise DataError(f"data.path={str(path)!r} is a folder; give the path of a file in it")
+        raise DataError(f"{field}={str(path)!r} is a folder; give the path of a file in it")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"data.path={str(path)!r} cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{field}={str(path)!r} cannot be read: {error.strerror or error}") from None
     if not content:
-        raise DataError(f"data.path={str(path)!r} is empty; give a file with data in it")
+        raise DataError(f"{field}={str(path)!r} is empty; give a file with data in it")
     return content

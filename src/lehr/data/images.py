@@ -55,6 +55,8 @@ class ImageFolderData(Data):
         need("PIL", extra="data", why="reading pictures")
         if self.path is None:
             raise DataError("this recipe needs pictures: --set data.path=FOLDER with one folder per class")
+        if not self.path.exists():
+            raise DataError(f"data.path={str(self.path)!r} does not exist; give a folder that holds a folder per class")
         if not self.path.is_dir():
             raise DataError(f"data.path={str(self.path)!r} is not a folder; give one that holds a folder per class")
         classes = {

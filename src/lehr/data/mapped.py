@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from lehr.base import seeds
 from lehr.base.batches import to_device
@@ -30,6 +32,39 @@ class Order(Protocol):
         """Return the indices of one batch."""
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """What a worker process hands over in place of a batch: an exception, without the traceback of the processes."""
+
+    message: str
+    place: str
+
+
+def _unread(what: str, error: Exception) -> _Unread:
+    """Raise `DataError` for what the user's code raised; in a worker process, return what the main process raises."""
+    message = f"{what}: {type(error).__name__}: {error}"
+    if get_worker_info() is None:
+        raise DataError(message) from error
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return _Unread(message, f'raised in "{last.filename}", line {last.lineno}: {last.line}')
+
+
+class _Collate:
+    """The function that makes a batch of samples, unless one of them could not be read."""
+
+    def __init__(self, collate: Callable[[list[Any]], Batch]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: list[Any]) -> Batch | _Unread:
+        unread = [sample for sample in samples if isinstance(sample, _Unread)]
+        if unread:
+            return unread[0]
+        try:
+            return self._collate(samples)
+        except Exception as error:
+            return _unread(f"{len(samples)} samples could not be made a batch", error)
+
+
 class _AddressedSamples(Dataset[Any]):
     """A data set whose ``__getitem__`` draws from `random`, NumPy and torch as (seed, epoch, index) say."""
 
@@ -42,7 +77,7 @@ class _AddressedSamples(Dataset[Any]):
         try:
             return self.samples[index]
         except Exception as error:
-            raise DataError(f"sample {index} could not be read: {type(error).__name__}: {error}") from error
+            return _unread(f"sample {index} could not be read", error)
 
 
 def worker_options(workers: int, *, given: DataLoader[Any] | None = None) -> dict[str, Any]:
@@ -85,7 +120,7 @@ class MappedLoader:
         self.order, self.shard = order, shard
         self.steps_per_epoch: int | None = order.batches_per_epoch
         self.ids: list[int] = []
-        self._collate = collate or default_collate
+        self._collate = _Collate(collate or default_collate)
         self._device = device if device is not None and device.type != "cpu" else None
         self._options = dict(options or {})
         self._epoch = self._batch = 0
@@ -107,6 +142,10 @@ class MappedLoader:
             self._epoch, self._batch = self._epoch + 1, 0
         self.ids = [int(i) for i in self.shard.of(self.order.batch(self._epoch, self._batch))]
         self._batch += 1
+        if isinstance(batch, _Unread):
+            error = DataError(batch.message)
+            error.add_note(batch.place)
+            raise error
         return batch if self._device is None else to_device(batch, self._device)
 
     def _places(self, epoch: int, batch: int) -> Iterator[list[Address]]:

@@ -78,6 +78,10 @@ class TextData(Data):
         cut = len(content) - int(len(content) * self.val_share)
         while cut < len(content) and content[cut] & 0xC0 == 0x80:  # not inside a character
             cut += 1
+        if cut == len(content):
+            raise DataError(
+                f"data.val_share={self.val_share:g} of {len(content)} bytes is none; give a larger share or more text"
+            )
         return content[:cut], content[cut:]
 
     def open(self) -> Splits:
@@ -124,9 +128,9 @@ class TokenFileData(Data):
                 "this recipe needs tokens: --set data.path=FILE with unsigned 16-bit token ids, as many public "
                 "preparation scripts write them"
             )
-        training = _map_tokens(self.path)
+        training = _map_tokens(self.path, "data.path")
         if self.val_path is not None:
-            held_out = _map_tokens(self.val_path)
+            held_out = _map_tokens(self.val_path, "data.val_path")
         else:
             cut = len(training) - max(1, len(training) // 100)
             training, held_out = training[:cut], training[cut:]
@@ -134,7 +138,7 @@ class TokenFileData(Data):
         if highest >= self.vocab_size:
             raise DataError(
                 f"{self.path} has the token {highest}, but data.vocab_size={self.vocab_size} allows 0 to "
-                f"{self.vocab_size - 1}"
+                f"{self.vocab_size - 1}; give the vocabulary's size, or tokens of 16 bits"
             )
         return Splits(
             train=TokenWindows(training, context=self.context),
@@ -161,10 +165,15 @@ def _as_text(content: bytes, path: Path | None) -> str:
         ) from None
 
 
-def _map_tokens(path: Path) -> Tensor:
-    size = len(read_bytes(path)) if not path.is_file() else path.stat().st_size
+def _map_tokens(path: Path, field: str) -> Tensor:
+    if not path.is_file():
+        read_bytes(path, field)  # says what is wrong with it
+    size = path.stat().st_size
     if size < 4 or size % 2:
-        raise DataError(f"{path} has {size} bytes, which is no sequence of 16-bit tokens")
+        raise DataError(
+            f"{field}={str(path)!r} has {size} bytes, which is no sequence of 16-bit tokens; give a file of unsigned "
+            "16-bit token ids, two of them at least"
+        )
     return torch.from_numpy(np.memmap(path, dtype=np.int16, mode="c"))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lehr.base.batches import num_samples
+from lehr.base.batches import num_samples, tensors_of
 from lehr.base.errors import DataError, LehrError, SettingError
 from lehr.base.protocols import Batch
 from lehr.base.settings import describe_callable
@@ -30,14 +30,24 @@ def check_batch(
     kept = KeptBuffers(model)
     kept.keep()
     try:
-        with torch.no_grad(), autocast():
+        with autocast():
             if isinstance(objective, Supervised):
                 _check_pair(batch)
-                output, target = _called(model, lambda: objective.outputs(model, batch))
-                _refuse(objective.problem(output, target), ids)
-            given = objective(model, batch)
-        name = describe_callable(objective.loss if isinstance(objective, Supervised) else objective)
+                with torch.no_grad():
+                    output, target = _called(type(model).__name__, lambda: objective.outputs(model, batch))
+                    _refuse(objective.problem(output, target), ids)
+                name = describe_callable(objective.loss)
+                facts = f"the model gives {_kind(output)}, and the target is {_kind(target)}"
+                given = _called(name, lambda: objective(model, batch), facts)
+            else:
+                name = describe_callable(objective)
+                given = _called(name, lambda: objective(model, batch))
         check_sum_and_count(given, name)
+        if not given[0].requires_grad:
+            raise SettingError(
+                f"{name} returned a loss without a gradient, so nothing can be learned; look for detach(), item(), "
+                "argmax() or no_grad() between the parameters and the loss"
+            )
     finally:
         kept.put_back()
 
@@ -65,16 +75,13 @@ def _check_pair(batch: Batch) -> None:
         )
 
 
-def _called(model: nn.Module, call: Callable[[], Any]) -> Any:
+def _called(name: str, call: Callable[[], Any], facts: str = "check that it takes what the data gives") -> Any:
     try:
         return call()
     except LehrError:
         raise
     except Exception as error:
-        raise SettingError(
-            f"{type(model).__name__} failed on the first batch: {type(error).__name__}: {error}. "
-            "Check that the model takes what the data gives"
-        ) from error
+        raise SettingError(f"{name} failed on the first batch: {type(error).__name__}: {error}; {facts}") from error
 
 
 def _refuse(problem: tuple[str, list[int]] | None, ids: Sequence[int]) -> None:
@@ -86,7 +93,13 @@ def _refuse(problem: tuple[str, list[int]] | None, ids: Sequence[int]) -> None:
     raise DataError(text + where)
 
 
-def _kind(batch: Batch) -> str:
-    if isinstance(batch, torch.Tensor):
-        return f"one tensor of shape {tuple(batch.shape)}"
-    return f"{type(batch).__name__} of {num_samples(batch)} samples"
+def _kind(given: Any) -> str:
+    """Describe an input, an output or a target in a few words.
+
+    >>> _kind(torch.zeros(2, 3)), _kind(None), _kind([torch.zeros(2)])
+    ('a tensor of shape (2, 3) and type float32', 'NoneType', 'list of 2 samples')
+    """
+    if isinstance(given, torch.Tensor):
+        return f"a tensor of shape {tuple(given.shape)} and type {str(given.dtype).removeprefix('torch.')}"
+    name = type(given).__name__
+    return f"{name} of {num_samples(given)} samples" if any(True for _ in tensors_of(given)) else name
