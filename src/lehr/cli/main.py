@@ -8,7 +8,7 @@ from typing import TextIO
 
 import typer
 
-from lehr.base.errors import BAD_USAGE, LehrWarning
+from lehr.base.errors import BAD_USAGE, LehrError, LehrWarning
 from lehr.cli.eval import eval_
 from lehr.cli.list import list_
 from lehr.cli.report import report
@@ -19,7 +19,14 @@ from lehr.cli.train import train
 __all__ = ["app", "main"]
 
 ABORTED = 130
-"""Exit code: Ctrl-C before there was anything to save, as shells count it."""
+"""Exit code: Ctrl-C outside a run, as shells count it."""
+
+
+class Interrupted(LehrError):
+    """Ctrl-C where nothing could be saved."""
+
+    exit_code = ABORTED
+
 
 app = typer.Typer(
     name="lehr",
@@ -57,8 +64,8 @@ def main() -> None:
     warnings.simplefilter("always", LehrWarning)
     try:
         code = app(standalone_mode=False)
-    except typer.Abort:
-        sys.exit(ABORTED)
+        if code == ABORTED:
+            raise Interrupted("interrupted before there was anything to save")
     except Exception as error:
         from lehr.cli.failure import say
 
