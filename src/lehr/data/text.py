@@ -148,8 +148,15 @@ class TokenFileData(Data):
                 "context": self.context,
                 "train_tokens": len(training),
                 "val_tokens": len(held_out),
+                "ends_sha256": hashlib.sha256(_ends(training) + _ends(held_out)).hexdigest(),
             },
         )
+
+
+def _ends(tokens: Tensor, size: int = 1 << 19) -> bytes:
+    """Return the first and the last tokens: enough to know another file by, and quickly read."""
+    content: bytes = torch.cat([tokens[:size], tokens[-size:]]).numpy().tobytes()
+    return content
 
 
 def _byte_tensor(content: bytes) -> Tensor:

@@ -28,7 +28,7 @@ def recipe() -> Recipe:
         objective=Supervised(loss=functools.partial(cross_entropy, ignore=IGNORE), unit="token"),
         metrics=("bits_per_byte",),
         optim=Muon(lr=0.02, momentum=0.9, adamw=AdamW(lr=6e-3, betas=(0.9, 0.95), weight_decay=0.0)),
-        schedule=WarmupLinear(warmup=10),
+        schedule=WarmupLinear(warmup="1.2%"),
         steps=850,
         clip=None,
         evaluate=Evaluate(every="20%", batches=16),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lehr.base.errors import SettingError
-from lehr.base.settings import override
+from lehr.base.errors import LehrWarning, SettingError
+from lehr.base.settings import override, plain
 from lehr.checkpoint.store import CheckpointStore, Found
 from lehr.data.data import Splits
 from lehr.data.validation import validation_batches
@@ -19,7 +20,7 @@ from lehr.dist.ranks import Ranks
 from lehr.run.assemble import build_model, pick_device
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import Recipe
-from lehr.run.resume import made_again
+from lehr.run.resume import changed_fields, made_again
 from lehr.training.evaluate import check_metrics, evaluate
 from lehr.training.precision import autocast
 from lehr.training.state import ModelState
@@ -43,6 +44,9 @@ class OpenedRun:
         given = splits.val if split == "val" else splits.train
         if given is None:
             raise SettingError("this recipe has no validation data; use --split train")
+        changed = changed_fields(self.facts, plain(splits.facts), "data: ")
+        if changed:
+            warnings.warn(f"this is not the data of the run: {'; '.join(changed)[:300]}", LehrWarning, stacklevel=2)
         check_metrics(self.recipe.metrics, self.recipe.objective)
         batches = validation_batches(given, self.recipe.data, seed=self.recipe.seed, device=self.device)
         return evaluate(

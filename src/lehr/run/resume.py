@@ -54,8 +54,13 @@ def resume(
     )
     trainer = Trainer(changed, run_dir=folder.path, origin=origin, trackers=trackers, yardsticks=yardsticks)
     data = changed_fields(saved["facts"], plain(trainer.assembly.splits.facts), "data: ")
-    if data and not (allow_changes or asked):
+    if data and not (allow_changes or any(line.startswith("data.") for line in asked)):
         _refuse(folder, data)
+    if found and found.step > trainer.loop.total_steps:
+        raise SettingError(
+            f"{folder.path} is at step {found.step} already, past the {trainer.loop.total_steps} steps asked for; give "
+            f"steps={found.step} or more"
+        )
     machine = differences(found.manifest["note"], trainer.assembly.environment) if found else []
     for line in machine:
         warnings.warn(f"the last bits may differ from the first part of the run: {line}", LehrWarning, stacklevel=2)
