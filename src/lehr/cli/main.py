@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from typing import TextIO
@@ -54,7 +55,8 @@ def _options(
         print(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
-        print(context.get_help(), file=sys.stderr)
+        with contextlib.redirect_stdout(sys.stderr):  # the help prints itself
+            print(context.get_help())
         raise typer.Exit(BAD_USAGE)
 
 

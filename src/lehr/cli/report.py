@@ -20,17 +20,10 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Write the report of a run, or of several laid over one another."""
-    from lehr.base.errors import SettingError
     from lehr.reporting.report import write_report
 
     name = "report.html" if len(runs) == 1 else "report-" + "-".join(run.name for run in runs[1:]) + ".html"
-    target = to or runs[0] / name
-    try:
-        write_report(runs, target)
-    except OSError as error:
-        raise SettingError(
-            f"the report {target} cannot be written: {error.strerror or error}; give a file with --to"
-        ) from None
+    target = write_report(runs, to or runs[0] / name)
     if json:
         print_json({"report": str(target), "runs": [str(run) for run in runs]})
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
+from lehr.base.errors import LehrWarning, SettingError
 from lehr.data.text import TextData
 from lehr.dist.ranks import Ranks
 from lehr.metrics.compression import compressor_bits
@@ -34,7 +36,10 @@ def finish(assembly: Assembly, folder: RunFolder, ranks: Ranks, *, yardsticks: b
         if len(training) <= LARGEST_TEXT:
             content["compressors"] = dataclasses.asdict(compressor_bits(held_out, training))
     folder.write_json(folder.result, content)
-    write_report([folder.path], folder.report)
+    try:
+        write_report([folder.path], folder.report)
+    except (OSError, SettingError) as error:  # the run is whole without it
+        warnings.warn(f"{error}; once there is room, `lehr report {folder.path}` writes it", LehrWarning, stacklevel=2)
     return result
 
 

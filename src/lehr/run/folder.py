@@ -92,7 +92,8 @@ class RunFolder:
             try:
                 yield
             except Exception as error:
-                if isinstance(error, SettingError) and not self.failure.exists():  # refused before it began
+                begun = self.failure.exists() or self.result.exists()
+                if isinstance(error, SettingError) and not begun:  # refused: nothing has happened
                     for file, content in earlier.items():
                         file.write_bytes(content)
                 else:
