@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from commands import HEAD, RECIPE, lehr, snapshot, unchanged
+from helpers import recipe
+
+import lehr as lehr_api
 
 
 @pytest.fixture
@@ -134,6 +137,13 @@ def test_changed_data_is_named_and_refused(run: Path, asked: list[str]) -> None:
 def test_a_recipe_file_that_has_moved_is_named(run: Path, verb: str) -> None:
     Path("mine.py").rename("moved.py")
     assert "mine.py does not exist; put it back if it was moved" in refused(verb, run)
+
+
+def test_a_recipe_made_in_a_session_says_how_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lehr_api.train(recipe(steps=5), run_dir="run")
+    (tmp_path / "run" / "result.json").unlink()  # as if it had been killed before its end
+    assert "resume it there with lehr.resume('run', recipe=...)" in refused("resume", "run")
 
 
 @pytest.mark.parametrize("verb", ["resume", "eval", "sample"])
