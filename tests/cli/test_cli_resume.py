@@ -199,3 +199,23 @@ def test_reports_are_written_where_they_are_asked_for(run: Path) -> None:
     assert lehr("report", run).out == "report: run/report.html\n"
     expected = "the report nowhere/seen.html cannot be written: No such file or directory"
     assert expected in refused("report", run, "--to", "nowhere/seen.html")
+
+
+def test_a_resume_that_is_refused_late_keeps_what_the_run_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = """
+class Stream:
+    def __iter__(self): return iter([(x, y) for x, y in zip(X, Y)])
+"""
+    Path("mine.py").write_text(HEAD + code + RECIPE.replace("train=(X, Y)", "train=Stream()"))
+    ended = lehr("train", "mine.py", "--run", "run", "--json").json
+    refused_ = lehr("resume", "run", "--set", "steps=20", "--json")
+    assert refused_.code == 2
+    assert "--set data.replay=true" in refused_.json["error"]
+    assert json.loads(Path("run/result.json").read_text())["step"] == 12
+    assert not Path("run/failure.json").exists()
+    assert (
+        lehr("resume", "run", "--set", "steps=12", "--set", "data.replay=true", "--json").json["step"] == ended["step"]
+    )
