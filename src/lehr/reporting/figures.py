@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from lehr.reporting.read import RunRecords
@@ -17,20 +18,31 @@ Figure = dict[str, Any]
 
 def figures(runs: Sequence[RunRecords]) -> list[Figure]:
     """Return the figures that these runs have data for."""
+    metrics = dict.fromkeys(name for run in runs for name in run.val_metrics)
     candidates = [
         _loss(runs),
-        line_figure(runs, "Accuracy on validation data", [("val", "accuracy")], "share right"),
+        *(
+            line_figure(
+                runs, f"{name.replace('_', ' ').capitalize()} on validation data", [("val", name)], _words(name)
+            )
+            for name in metrics
+        ),
         line_figure(runs, "Learning rate", [("train", "lr")], "rate"),
         line_figure(runs, "Gradient norm before clipping", [("train", "grad_norm")], "norm", log=True),
-        line_figure(runs, "Throughput", [("train", _throughput(runs))], "per second"),
+        line_figure(runs, "Throughput", [("train", _throughput(runs))], _words(_throughput(runs))),
     ]
     return [figure for figure in candidates if figure["data"]]
+
+
+def _words(name: str) -> str:
+    return escape(name.replace("_", " "), quote=False)
 
 
 def _loss(runs: Sequence[RunRecords]) -> Figure:
     in_bits = all(any("bits_per_byte" in r for r in run.records) for run in runs)
     name, unit = ("bits_per_byte", "bits per byte") if in_bits else ("loss", "loss")
     figure = line_figure(runs, "Loss", [("train", name), ("val", name)], unit)
+    figure["data"] += [trace for run in runs if (trace := _withheld(run, name))["x"]]
     yardsticks = runs[0].result.get("compressors", {}) if in_bits and len(runs) == 1 else {}
     for place, (label, value) in enumerate(yardsticks.items()):
         figure["layout"]["shapes"] += [
@@ -46,7 +58,7 @@ def _loss(runs: Sequence[RunRecords]) -> Figure:
         ]
         figure["layout"]["annotations"] += [
             {
-                "text": f"{label.replace('_', ' ')} {value:.2f}",
+                "text": f"{_words(label)} {value:.2f}",
                 "xref": "paper",
                 "x": 1 - 0.3 * (place % 2),
                 "y": value,
@@ -56,6 +68,28 @@ def _loss(runs: Sequence[RunRecords]) -> Figure:
             }
         ]
     return figure
+
+
+def _withheld(run: RunRecords, name: str) -> dict[str, Any]:
+    """The updates that were withheld, as crosses on the training curve."""
+    steps: list[int] = []
+    heights: list[float | None] = []
+    height = None
+    for record in run.records:
+        if "withheld" in record:
+            steps.append(record["step"])
+            heights.append(height)
+        elif record["split"] == "train":
+            height = record.get(name)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "update withheld",
+        "x": steps,
+        "y": heights,
+        "marker": {"symbol": "x", "size": 8, "color": "#111827"},
+        "hovertemplate": "withheld",
+    }
 
 
 def _throughput(runs: Sequence[RunRecords]) -> str:
@@ -68,6 +102,8 @@ def line_figure(
 ) -> Figure:
     """Return one figure with a line for each run and each (split, name) that it has; it zooms by dragging.
 
+    Its title is for the page around it, where it wraps on a narrow screen.
+
     >>> line_figure([], "Loss", [("train", "loss")], "loss")["data"]
     []
     """
@@ -77,27 +113,32 @@ def line_figure(
             steps, values = run.curve(split, name)
             if not steps:
                 continue
-            label = split if len(runs) == 1 else f"{run.name} {split}"
+            label = escape(" ".join([run.name] * (len(runs) > 1) + [split] * (len(series) > 1)) or name, quote=False)
             color = COLORS[(2 * place + (split == "val") if len(runs) == 1 else place) % len(COLORS)]
             traces.append(
                 {
                     "type": "scatter",
-                    "mode": "lines+markers" if split == "val" else "lines",
-                    "name": label if len(series) > 1 or len(runs) > 1 else name,
+                    "mode": "lines+markers" if split == "val" or len(steps) == 1 else "lines",
+                    "name": label,
                     "x": steps,
                     "y": values,
                     "line": {"color": color, "width": 2},
                     "marker": {"size": 7},
-                    "hovertemplate": "step %{x}: %{y:.4g}",
+                    "hovertemplate": "%{y:.4g}",
                 }
             )
     return {
+        "title": title,
         "data": traces,
         "layout": {
-            "title": {"text": title, "font": {"size": 15}},
-            "height": 340,
-            "margin": {"l": 64, "r": 20, "t": 44, "b": 44},
-            "xaxis": {"title": {"text": "step"}, "gridcolor": "#e5e7eb", "zeroline": False},
+            "height": 320,
+            "margin": {"l": 64, "r": 20, "t": 24, "b": 56},
+            "xaxis": {
+                "title": {"text": "step", "standoff": 8},
+                "unifiedhovertitle": {"text": "step %{x}"},
+                "gridcolor": "#e5e7eb",
+                "zeroline": False,
+            },
             "yaxis": {
                 "title": {"text": unit},
                 "type": "log" if log else "linear",
