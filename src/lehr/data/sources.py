@@ -57,7 +57,7 @@ class TensorSource:
         return map_tensors(lambda tensor: tensor.index_select(0, indices), self.tensors)
 
 
-class PaddedSource(TensorSource):
+class PaddedSource:
     """Rows of ids padded at their end with 0; each batch is cut to its longest row, tensor by tensor.
 
     Cost: what padding to the longest row of all the data would cost is saved, about half on short texts.
@@ -69,14 +69,16 @@ class PaddedSource(TensorSource):
     """
 
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
-        super().__init__(tensors)
-        self._rows = tensors
+        self.tensors = tensors
         self._lengths = [(tensor != 0).sum(dim=1) for tensor in tensors]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
 
     def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the batch of these samples."""
         widths = [int(lengths[indices].max()) for lengths in self._lengths]
-        return tuple(rows[:, :width].index_select(0, indices) for rows, width in zip(self._rows, widths, strict=True))
+        return tuple(rows[:, :width].index_select(0, indices) for rows, width in zip(self.tensors, widths, strict=True))
 
 
 class TokenWindows:
