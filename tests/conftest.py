@@ -32,7 +32,7 @@ def _nothing_left_behind() -> Iterator[None]:
     assert torch.get_default_dtype() == kind
     assert Path.cwd() == directory
     changed = {k for k in os.environ.keys() | environment.keys() if os.environ.get(k) != environment.get(k)}
-    changed = {name for name in changed if not name.startswith(("PYTEST_", "TORCH", "KMP_"))}
+    changed = {name for name in changed if not name.startswith(("PYTEST_", "TORCH", "_TORCH", "KMP_"))}
     assert not changed, f"environment variables were left changed: {changed}"
 
 

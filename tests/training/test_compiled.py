@@ -21,9 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _own_compilations() -> Iterator[None]:
     torch.compiler.reset()
-    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch")
-        patch.setenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "")  # torch sets it; to be put back
         yield
     torch.compiler.reset()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import sys
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,9 +17,11 @@ from lehr.base.durations import Duration
 from lehr.base.errors import SettingError
 from lehr.base.tables import did_you_mean
 
-__all__ = ["Settings", "describe_callable", "override", "plain"]
+__all__ = ["PRIVATE", "Settings", "describe_callable", "override", "plain"]
 
 S = TypeVar("S", bound="Settings")
+PRIVATE = "lehr_recipe_"
+"""Begins the name under which a recipe file is loaded when another module has the file's own name."""
 
 
 class Settings(BaseModel):
@@ -155,7 +158,13 @@ def describe_callable(value: Any) -> str:
         given = [repr(a) for a in value.args] + [f"{k}={v!r}" for k, v in value.keywords.items()]
         return f"{describe_callable(value.func)}({', '.join(given)})"
     named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{_module_of(named)}.{named.__qualname__}"
+
+
+def _module_of(named: Any) -> str:
+    """Return the module's name as another process would see it, whether the file was run, imported or loaded."""
+    file = getattr(sys.modules["__main__"], "__file__", None) if named.__module__ == "__main__" else None
+    return Path(file).stem if file else str(named.__module__).removeprefix(PRIVATE)
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lehr.dist.collectives import any_rank, from_main
+from lehr.dist.collectives import any_rank, first_given
 from lehr.dist.ranks import Ranks
 
 __all__ = ["agree_on_stop"]
@@ -22,4 +22,4 @@ def agree_on_stop(asked: str | None, moment: bool, ranks: Ranks, device: torch.d
         return asked
     if not moment or not any_rank(asked is not None, ranks, device):
         return None
-    return from_main(asked, ranks) or "preempted"
+    return first_given(asked, ranks)

@@ -107,7 +107,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     shared = share_gradients(called, ranks, device)
 
     update = EagerStep(
-        model=shared,
+        model=model,
+        called=shared,
         objective=recipe.objective,
         optimizers=optimizers,
         schedule=schedule,

@@ -39,7 +39,7 @@ class RunFolder:
             )
         if self.path.exists() and not self.path.is_dir():
             raise SettingError(f"{self.path} is a file; give a folder with --run")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and not all(map(_left_by_a_start, self.path.iterdir())):
             raise SettingError(f"{self.path} is not empty, and holds no run; give a new folder with --run, or empty it")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,8 @@ class RunFolder:
         """Hold the folder, so that a second process does not write to the same run; a failure leaves evidence in it."""
         with (self.path / ".lock").open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # lockf, not flock: the worker processes of a killed run live on for seconds, and would hold the latter
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise SettingError(
                     f"another process is writing to {self.path}; wait for it, or give another folder with --run"
@@ -111,6 +112,13 @@ class RunFolder:
             error.add_note(f"{self.failure} could not be written: {unwritten.strerror or unwritten}")
         else:
             error.add_note(f"what is known about it is in {self.failure}")
+
+
+def _left_by_a_start(path: Path) -> bool:
+    """Whether a run that was killed before it could write its recipe.json leaves such a thing behind."""
+    if path.name == "checkpoints":
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in {".lock", "environment.json"} or path.name.startswith((".recipe.json-", ".environment.json-"))
 
 
 def new_run_name(recipe: str) -> Path:

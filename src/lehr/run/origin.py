@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lehr.base.errors import LehrError, RecipeFileError, SettingError
-from lehr.base.settings import Settings, override
+from lehr.base.settings import PRIVATE, Settings, override
 from lehr.base.tables import did_you_mean
 from lehr.run.recipe import Recipe
 
@@ -76,22 +76,29 @@ def _import_file(path: Path) -> Any:
             f"the recipe file {path} does not exist; put it back if it was moved, or give FILE.py, FILE.py:FUNCTION "
             "or a built-in name"
         )
-    name = f"lehr_recipe_{path.stem}"
+    name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # worker processes and dataclasses look the module up by name
-    sys.path.insert(0, str(path.parent))  # the recipe may import its neighbours, as a script may
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # as for a script: it may import its neighbours, now or later
     try:
         spec.loader.exec_module(module)
     except LehrError:
         raise
     except (Exception, SystemExit) as error:
         raise RecipeFileError(f"the recipe file {path} raised {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
     return module
+
+
+def _module_name(path: Path) -> str:
+    """Return the file's own name, by which worker processes can import it too, unless something else is called so."""
+    loaded = sys.modules.get(path.stem)
+    spec = None if loaded else _importable(path.stem)
+    file = loaded.__dict__.get("__file__") if loaded else spec.origin if spec else str(path)
+    return path.stem if file == str(path) and path.stem.isidentifier() else f"{PRIVATE}{path.stem}"
 
 
 def _function(module: Any, name: str, place: str) -> Callable[[], Any]:

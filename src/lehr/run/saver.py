@@ -37,9 +37,10 @@ class Saver:
         return path
 
     def restore(self, found: Found) -> None:
-        """Give every part its state back."""
+        """Give every part its state back; what the main rank alone has is not for the others."""
         assert self.store is not None
-        restore(self.parts, self.store.read(found))
+        saved = self.store.read(found)
+        restore(self.parts, saved if self.ranks.main else {name: saved[name] for name in self.parts if name in saved})
 
     def rehearse(self) -> None:
         """Encode, decode and load everything once, so that unsavable state is known before the first step."""

@@ -16,7 +16,7 @@ from lehr.base.protocols import Batch, Tracker
 from lehr.base.settings import override, plain
 from lehr.checkpoint.store import Found
 from lehr.dist.collectives import from_main
-from lehr.dist.ranks import Ranks, join, leave
+from lehr.dist.ranks import Ranks, join
 from lehr.run.assemble import Assembly, assemble, open_trackers, pick_device
 from lehr.run.finish import finish
 from lehr.run.folder import RunFolder, new_run_name
@@ -99,7 +99,6 @@ class Trainer:
     def _session(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.callback(torch.set_num_threads, self._threads)
-            stack.callback(leave)
             stack.enter_context(seeds.isolated_global_generators())
             if self._continued is None:
                 self.assembly.saver.rehearse()

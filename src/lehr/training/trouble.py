@@ -13,6 +13,7 @@ from torch import nn
 
 from lehr.base.errors import LehrError, LehrWarning, NonFiniteError, RunError
 from lehr.base.protocols import Batch, Loader, Record
+from lehr.dist.collectives import first_given
 from lehr.losses.objective import Objective
 from lehr.training.blame import find_nonfinite
 from lehr.training.clock import Clock
@@ -78,6 +79,7 @@ class Trouble:
             device=self.update.device,
             autocast=self.update.autocast,
         )
+        blame = first_given(blame if blame.kind != "unknown" else None, self.update.ranks) or blame
         self._found = {"value": value, "number": repr(number)} | dataclasses.asdict(blame)
         return (
             f"the {value} is {number} at step {step}: {blame.sentence()}. The weights are as they were before this "

@@ -50,7 +50,9 @@ class EagerStep:
     """Makes one update of ``model`` from one batch. With a latch it reads nothing back from the device."""
 
     model: nn.Module
-    """As it is called: compiled, or wrapped to share gradients."""
+    """The model itself, as methods see it."""
+    called: nn.Module
+    """The model as it is called: compiled, or wrapped to share gradients, or itself."""
     objective: Objective
     optimizers: Sequence[torch.optim.Optimizer]
     schedule: Schedule
@@ -111,13 +113,13 @@ class EagerStep:
         for index, microbatch in enumerate(microbatches):
             seeds.seed_noise(self.noise, step, index, self.device.type)
             with self.autocast():
-                loss, counted = self.objective(self.model, microbatch)
+                loss, counted = self.objective(self.called, microbatch)
                 for add in self.listeners.loss_ready:
                     loss = add(loss, counted, self.model, place)
             if divisor is None:
                 divisor = self.first_divisor(counted, len(microbatches))
             if index < last:
-                with without_sync(self.model):
+                with without_sync(self.called):
                     torch.autograd.backward(loss, self.unit(divisor, loss))
             else:
                 torch.autograd.backward(loss, self.unit(divisor, loss))

@@ -1,0 +1,137 @@
+"""What the processes of `test_dist.py` run; started by torchrun."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from helpers import Mlp, points, recipe, run_steps
+
+import lehr
+from lehr.base.errors import StopRun
+from lehr.base.protocols import Method, Observer, Place
+from lehr.losses import Supervised, cross_entropy
+from lehr.run.recipe import Evaluate, Recipe, Save, Track
+
+PAD = -1
+
+
+class Tagger(nn.Module):
+    """Token ids to scores, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.out = nn.Linear(6, 5)
+        self.double()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.embedding(ids)))
+
+
+def ragged(n: int = 16, length: int = 9) -> tuple[Tensor, Tensor]:
+    """Sequences of very different lengths; the second half has far more targets than the first."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 7, (n, length), generator=generator)
+    target = torch.randint(0, 5, (n, length), generator=generator)
+    lengths = torch.cat([torch.ones(n // 2), torch.full((n - n // 2,), length)]).long()
+    lengths[0] = 0
+    target[torch.arange(length)[None] >= lengths[:, None]] = PAD
+    return ids, target
+
+
+class Gradients(Method):
+    """Keeps the gradients of each update."""
+
+    changes = frozenset({"gradients"})
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Tensor]] = []
+
+    def grads_ready(self, model: nn.Module, place: Place) -> None:
+        self.kept.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+
+class StopOnOneRank(Observer):
+    """Asks for a stop on the last rank only, and not at a moment of agreement."""
+
+    def step_end(self, place: Place) -> None:
+        if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1 and place.step == 3:
+            raise StopRun("enough")
+
+
+def tagging(accumulate: int = 1, batch_size: int = 16, **changes: Any) -> Recipe:
+    return recipe(
+        model=Tagger,
+        data=lehr.Data(train=ragged(), val=ragged(10), batch_size=batch_size, shuffle=False),
+        objective=Supervised(loss=functools.partial(cross_entropy, ignore=PAD), unit="token"),
+        **{"metrics": ("perplexity",), "accumulate": accumulate, "clip": 0.05, "track": Track(every=1)} | changes,
+    )
+
+
+def gradients(folder: Path) -> None:
+    method = Gradients()
+    trainer = lehr.Trainer(tagging(accumulate=4, steps=3, methods=(method,)), run_dir=folder / "run")
+    result = trainer.fit()
+    torch.save(method.kept, folder / f"gradients-{trainer.ranks.rank}.pt")
+    torch.save(dict(trainer.model.state_dict()), folder / f"weights-{trainer.ranks.rank}.pt")
+    (folder / f"result-{trainer.ranks.rank}.json").write_text(json.dumps(result.plain()))
+
+
+def one_rank_wants_to_stop(folder: Path) -> None:
+    trainer = lehr.Trainer(recipe(methods=(StopOnOneRank(),), model=lambda: Mlp(dropout=0.0)), run_dir=folder / "run")
+    result = trainer.fit()
+    (folder / f"stopped-{trainer.ranks.rank}.json").write_text(json.dumps([result.stopped, result.step]))
+
+
+def keys(folder: Path) -> None:
+    """Save after three of six steps; with and without compiling."""
+    for compiled in (False, True):
+        trainer = lehr.Trainer(six_steps(compiled), run_dir=folder / f"ddp-{compiled}")
+        run_steps(trainer, 4)
+
+
+def cross(folder: Path) -> None:
+    """Go on, in these processes, with what all kinds of run have saved."""
+    for run in sorted(folder.glob("*-to-ddp-*")):
+        result = lehr.resume(run, recipe=six_steps(run.name.endswith("True")), allow_changes=True)
+        assert result.step == 6
+
+
+def six_steps(compiled: bool) -> Recipe:
+    return recipe(
+        model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)),
+        data=lehr.Data(train=points(), val=points(16, seed=1), batch_size=8),
+        metrics=(),
+        compile=compiled,
+        save=Save(every=3),
+        evaluate=Evaluate(every=100),
+        steps=6,
+    )
+
+
+def gives_up(folder: Path) -> None:
+    """A sample that is not finite lies in one rank's part of the third batch."""
+    x, y = points()
+    x[20] = float("nan")
+    trainer = lehr.Trainer(
+        recipe(data=lehr.Data(train=(x, y), batch_size=8, shuffle=False), model=lambda: Mlp(dropout=0.0)),
+        run_dir=folder / "run",
+    )
+    try:
+        trainer.fit()
+    except lehr.base.errors.NonFiniteError as error:
+        (folder / f"error-{trainer.ranks.rank}.txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    globals()[sys.argv[1]](Path(sys.argv[2]))
