@@ -116,7 +116,7 @@ def lehr_eager(width: int, total: int) -> Iterator[None]:
     import lehr
     from lehr.losses import Supervised, cross_entropy
     from lehr.run.recipe import Evaluate, Save
-    from lehr.track import Guarded, Progress
+    from lehr.track import Progress
 
     recipe = lehr.Recipe(
         model=lambda: network(width),
@@ -134,7 +134,7 @@ def lehr_eager(width: int, total: int) -> Iterator[None]:
     trainer = lehr.Trainer(
         recipe,
         run_dir=folder,
-        trackers=[lambda steps: Guarded(Progress(total_steps=steps, stream=io.StringIO()))],
+        trackers=[lambda steps: Progress(total_steps=steps, stream=io.StringIO())],
     )
     for batch in trainer.batches():
         trainer.step(batch)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -48,3 +49,17 @@ def global_draws() -> Iterator[object]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the time of each folder of tests."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                folder = report.nodeid.partition("::")[0].rpartition("/")[0]
+                seconds[folder] = seconds.get(folder, 0.0) + report.duration
+    if sum(seconds.values()) > 5:
+        terminalreporter.section("seconds per folder")
+        for folder, taken in sorted(seconds.items(), key=lambda item: -item[1]):
+            terminalreporter.write_line(f"{taken:8.1f}  {folder}")

@@ -168,7 +168,6 @@ class Neighbour(Observer):
             with open("DISK/neighbour", "wb", buffering=0) as file:
                 with contextlib.suppress(OSError):
                     file.write(bytes(10**6))
-                file.truncate(file.tell() - 8192)  # room for the evidence, but not for a checkpoint
 """.replace("DISK", str(small_disk))
     (tmp_path / "mine.py").write_text(HEAD + code + RECIPE.replace("steps=12", "steps=12, methods=(Neighbour(),)"))
     run = small_disk / "run"

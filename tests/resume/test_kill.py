@@ -52,6 +52,7 @@ class Twin:
 @dataclass
 class Tally:
     kills: int = 0
+    exact: int = 0
     inside_a_save: int = 0
     before_the_first: int = 0
 
@@ -116,6 +117,7 @@ def kill_and_compare(twin: Twin, run: Path, name: str, overrides: list[str], dra
     tally.before_the_first += not any(folder.glob("checkpoints/step-*"))
     alone(folder, name, overrides)
     assert_twins(folder, twin.run)
+    tally.exact += 1
     return inside
 
 
@@ -159,10 +161,14 @@ def test_a_run_killed_inside_a_save_does_so_too(tmp_path: Path, name: str, wante
 def test_killed_again_and_again_it_still_ends_the_same(tmp_path: Path, tally: Tally) -> None:
     twin = alone(tmp_path / "twin", "drawing", [])
     draw = random.Random(f"{SEED} again")
+    before = tally.kills
     for _ in range(6):
-        killed(tmp_path / "run", "drawing", [], draw.uniform(0.1, twin.seconds * 0.7))
+        inside = killed(tmp_path / "run", "drawing", [], draw.uniform(0.1, twin.seconds * 0.7))
+        tally.kills += inside is not None
+        tally.inside_a_save += bool(inside)
     alone(tmp_path / "run", "drawing", [])
     assert_twins(tmp_path / "run", twin.run)
+    tally.exact += tally.kills - before
 
 
 @pytest.mark.soak

@@ -16,6 +16,7 @@ from helpers import exact, recipe
 
 import lehr
 from lehr.base.errors import CheckpointError, LehrWarning
+from lehr.base.protocols import Observer, Place, Record
 from lehr.track import JsonlTracker
 from lehr.track.jsonl import read_records
 
@@ -150,19 +151,16 @@ def test_a_run_that_was_killed_in_a_line_has_the_records_of_its_twin(tmp_path: P
     class Killed(Exception):
         pass
 
-    class Kill:
-        def log(self, record: Any) -> None:
-            if record["step"] == 8:
+    class Kill(Observer):
+        def logged(self, place: Place, record: Record) -> None:
+            if place.step == 8:
                 with (tmp_path / "killed" / "metrics.jsonl").open("ab") as file:
                     file.write(b'{"step": 9, "split": "tr')
                 raise Killed
 
-        def close(self) -> None:
-            pass
-
     with pytest.raises(Killed):
-        lehr.train(recipe(), run_dir=tmp_path / "killed", trackers=[lambda total: Kill()])
+        lehr.train(recipe(methods=(Kill(),)), run_dir=tmp_path / "killed")
     with warnings.catch_warnings(action="error"):
-        lehr.resume(tmp_path / "killed", recipe=recipe())
+        lehr.resume(tmp_path / "killed", recipe=recipe(), allow_changes=True)
     lehr.train(recipe(), run_dir=tmp_path / "twin")
     assert exact(tmp_path / "killed") == exact(tmp_path / "twin")

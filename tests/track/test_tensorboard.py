@@ -13,6 +13,7 @@ from helpers import recipe, records
 
 import lehr
 from lehr.base.errors import SettingError
+from lehr.base.protocols import Observer, Place, Record
 from lehr.run.recipe import Track
 from lehr.track.tensorboard import TensorBoardTracker
 
@@ -55,18 +56,15 @@ def test_without_being_asked_for_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_after_a_crash_and_a_resume_each_step_is_shown_once(tmp_path: Path) -> None:
-    class Crash:
-        def log(self, record: Any) -> None:
-            if record["step"] == 14:
+    class Crash(Observer):
+        def logged(self, place: Place, record: Record) -> None:
+            if place.step == 14:
                 raise ZeroDivisionError
-
-        def close(self) -> None:
-            pass
 
     given = recipe(track=Track(every=2, tensorboard=True))
     with pytest.raises(ZeroDivisionError):
-        lehr.train(given, run_dir=tmp_path / "run", trackers=[lambda total: Crash()])
-    lehr.resume(tmp_path / "run", recipe=given)
+        lehr.train(given.model_copy(update={"methods": (Crash(),)}), run_dir=tmp_path / "run")
+    lehr.resume(tmp_path / "run", recipe=given, allow_changes=True)
     assert_as_recorded(tmp_path / "run")
 
 

@@ -203,7 +203,7 @@ def test_a_listener_s_state_is_saved_with_the_run(tmp_path: Path) -> None:
 
 def test_another_list_of_listeners_is_not_given_the_state() -> None:
     listeners = Listeners([Average()])
-    with pytest.raises(CheckpointError, match=r"saved with the methods none, but the recipe has \['0-Average'\]"):
+    with pytest.raises(CheckpointError, match=r"saved with the methods none, but the recipe has \['Average-0'\]"):
         listeners.load_state_dict({})
 
 

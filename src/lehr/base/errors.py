@@ -31,6 +31,8 @@ class LehrError(Exception):
 
     exit_code: int = FAILED
     """What the command line ends with; a run that fails after it began sets it to `FAILED`."""
+    run: str | None = None
+    """The folder of the run that failed, if it had begun."""
 
 
 class SettingError(LehrError, ValueError):

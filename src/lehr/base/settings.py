@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
-import sys
+import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,7 +19,7 @@ from lehr.base.durations import Duration
 from lehr.base.errors import SettingError
 from lehr.base.tables import did_you_mean
 
-__all__ = ["PRIVATE", "Settings", "describe_callable", "override", "plain"]
+__all__ = ["PRIVATE", "Settings", "describe_callable", "override", "plain", "strict"]
 
 S = TypeVar("S", bound="Settings")
 PRIVATE = "lehr_recipe_"
@@ -167,6 +169,21 @@ def _module_of(named: Any) -> str:
     return Path(file).stem if file else str(named.__module__).removeprefix(PRIVATE)
 
 
+def strict(value: Any) -> Any:
+    """Return plain values as strict JSON has them: numbers that it lacks become None.
+
+    >>> strict({"loss": float("nan"), "steps": (1, 2)})
+    {'loss': None, 'steps': [1, 2]}
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    return value
+
+
 def plain(value: Any) -> Any:
     """Return ``value`` as plain JSON: settings as dicts, callables and other objects by name.
 
@@ -187,6 +204,9 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Duration):
         return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__} | fields
     if callable(value) or not hasattr(value, "__len__"):
         return describe_callable(value)
     return f"{describe_callable(value)} of {len(value)} items"

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from lehr.base.errors import BAD_USAGE, FAILED, LehrError
+from lehr.base.errors import BAD_USAGE, FAILED, LehrError, NonFiniteError
 
 __all__ = ["own_traceback", "say"]
 
@@ -28,7 +28,10 @@ def say(error: Exception) -> int:
     notes = getattr(error, "__notes__", [])
     print("\n       ".join([f"error: {message}", *notes]), file=sys.stderr)
     if "--json" in sys.argv[1:]:
-        print(json.dumps({"error": message, "exit_code": code, "notes": notes}, ensure_ascii=False))
+        content = {"error": message, "exit_code": code, "notes": notes}
+        if isinstance(error, LehrError) and error.run is not None:
+            content |= {"run": error.run, "stopped": "diverged" if isinstance(error, NonFiniteError) else "failed"}
+        print(json.dumps(content, ensure_ascii=False))
     return code
 
 

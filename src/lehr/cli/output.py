@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lehr.base.settings import strict
 
 if TYPE_CHECKING:
     from lehr.run.result import RunResult
@@ -25,17 +26,7 @@ SetOption = Annotated[
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Print one line of strict JSON; numbers that JSON lacks become null."""
-    print(json.dumps(_strict(content), ensure_ascii=False), flush=True)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
-    return value
+    print(json.dumps(strict(content), ensure_ascii=False), flush=True)
 
 
 def print_result(result: RunResult, extra: Mapping[str, Any]) -> None:

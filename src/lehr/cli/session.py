@@ -10,15 +10,14 @@ from typing import Any
 from lehr.base.errors import PREEMPTED
 from lehr.run.folder import RunFolder
 from lehr.run.result import RunResult
-from lehr.track.guard import Guarded
 from lehr.track.progress import Progress
 
 __all__ = ["ended", "finished", "progress"]
 
 
-def progress(total_steps: int) -> Guarded:
-    """Return the display of a run's progress; if it fails, the run goes on."""
-    return Guarded(Progress(total_steps=total_steps))
+def progress(total_steps: int) -> Progress:
+    """Return the display of a run's progress."""
+    return Progress(total_steps=total_steps)
 
 
 def ended(run: Path) -> RunResult | None:

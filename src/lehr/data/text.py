@@ -105,6 +105,7 @@ class TextData(Data):
                 "content_sha256": hashlib.sha256(b"".join(texts)).hexdigest(),
                 "train_tokens": len(training),
                 "val_tokens": len(held_out),
+                "val_bytes_per_token": len(texts[1]) / max(1, len(held_out)),
             },
         )
 

@@ -25,8 +25,12 @@ def cross_entropy(logits: Tensor, target: Tensor, *, ignore: int | None = None) 
     return F.cross_entropy(logits, target, reduction="sum", ignore_index=ignore), (target != ignore).sum()
 
 
-def label_problem(logits: Tensor, target: Tensor, *, ignore: int | None = None) -> tuple[str, list[int]] | None:
+def label_problem(
+    logits: Tensor, target: Tensor, *, ignore: int | None = None, shape: tuple[int, ...] | None = None
+) -> tuple[str, list[int]] | None:
     """Say what is wrong with class targets for these logits, and in which samples; None when they fit.
+
+    ``shape`` is what the model's output is shown with, where its classes were not last.
 
     >>> label_problem(torch.zeros(2, 3), torch.tensor([0, 7]))
     ('labels must be 0 to 2, since the model gives 3 scores; found 7', [1])
@@ -35,7 +39,7 @@ def label_problem(logits: Tensor, target: Tensor, *, ignore: int | None = None) 
         return f"class labels must be integers, but they are {target.dtype}; use labels.long()", []
     if logits.shape[:-1] != target.shape:
         return (
-            f"the model's output has shape {tuple(logits.shape)} and the target {tuple(target.shape)}; "
+            f"the model's output has shape {shape or tuple(logits.shape)} and the target {tuple(target.shape)}; "
             f"class scores need the target's shape and one dimension more, {(*target.shape, 'classes')}"
         ), []
     bad = (target < 0) | (target >= logits.shape[-1])

@@ -88,8 +88,7 @@ class Supervised(Settings):
             return None
         classes = _class_scores(self.loss, output)
         if classes is not None and target.dtype != output.dtype:
-            ignore = _ignored(self.loss)
-            return label_problem(classes, target, ignore=ignore)
+            return label_problem(classes, target, ignore=_ignored(self.loss), shape=tuple(output.shape))
         if output.shape != target.shape and _elementwise(self.loss):
             return (
                 f"the model's output has shape {tuple(output.shape)} and the target {tuple(target.shape)}; an "

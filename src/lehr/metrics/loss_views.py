@@ -21,6 +21,8 @@ def perplexity(loss: float) -> float:
 def bits_per_byte(loss: float) -> float:
     """Return ``loss / ln 2`` for a mean cross entropy in nats over bytes: what a compressor would need.
 
+    As a metric it is divided by the bytes per token of the validation text, which is not 1 for characters.
+
     >>> round(bits_per_byte(math.log(256)), 3)
     8.0
     """
@@ -28,4 +30,4 @@ def bits_per_byte(loss: float) -> float:
 
 
 PERPLEXITY = Metric(name="perplexity", of="loss", compute=perplexity, goal="min")
-BITS_PER_BYTE = Metric(name="bits_per_byte", of="loss", compute=bits_per_byte, goal="min")
+BITS_PER_BYTE = Metric(name="bits_per_byte", of="loss", compute=bits_per_byte, goal="min", per="val_bytes_per_token")

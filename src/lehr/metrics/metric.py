@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lehr.base.settings import describe_callable
@@ -23,6 +23,19 @@ class Metric:
     of: Literal["outputs", "loss", "model"]
     compute: Callable[..., Any]
     goal: Literal["min", "max"]
+    per: str | None = None
+    """A fact about the data that divides the value, where the data states it."""
+
+    def on(self, facts: Mapping[str, Any]) -> Metric:
+        """Return the metric as it is on data with these facts.
+
+        >>> Metric(name="cost", of="loss", compute=float, goal="min", per="size").on({"size": 4}).compute(2.0)
+        0.5
+        """
+        if self.per is None or facts.get(self.per, 1) == 1:
+            return self
+        compute, divisor = self.compute, facts[self.per]
+        return replace(self, compute=lambda *given: compute(*given) / divisor, per=None)
 
     def __repr__(self) -> str:
         """Name it as settings are named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from lehr.base import seeds
+from lehr.base.batches import split
 from lehr.base.durations import Duration
 from lehr.base.errors import LehrError, LehrWarning, RecipeFileError, SettingError
+from lehr.base.optional import need
 from lehr.base.protocols import Batch, Loader, Stateful, Tracker
 from lehr.checkpoint.store import CheckpointStore
 from lehr.checkpoint.weights import load_weights
@@ -79,6 +82,8 @@ class Assembly:
 def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assembly:
     """Put a run together and check it on its first batch. Nothing is written before `Assembly.loop` runs."""
     device = pick_device(recipe.device, ranks)
+    if recipe.track.tensorboard:
+        need("tensorboard", extra="track", why="tracking with TensorBoard")
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     # the data first: models and lengths depend on it, and most mistakes are in it
@@ -95,7 +100,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     optimizers = recipe.optim.build(model)
     schedule = resolve_schedule(recipe, total_steps, loader)
     cast = autocast(recipe.precision, device.type)
-    metrics = tuple(m for m in recipe.metrics if m.of != "model")
+    metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
     stopping = _stopping(recipe, splits)
     # the first batch through the model before it is compiled or wrapped, while errors still read well
@@ -201,10 +206,11 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingError(f"device={name!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
+    if re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) is None:
+        raise SettingError(f"device={name!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'")
+    device = torch.device(name)
+    if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"device={name!r}, but this machine has {torch.cuda.device_count()} of them, from cuda:0 on")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingError(f"device={name!r}, but this machine has no CUDA device that torch can use; use device=cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -286,7 +292,7 @@ def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[
         )
     start = loader.state_dict()
     with seeds.isolated_global_generators():
-        batch: Batch = next(loader)
+        batch: Batch = split(next(loader), recipe.accumulate)[0]  # as much as a step holds at once
         check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast)
         if recipe.precision == "bf16" and device.type == "cpu":
             kept = KeptBuffers(model)

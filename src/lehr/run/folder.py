@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lehr.base.errors import FAILED, LehrError, SettingError
+from lehr.base.settings import strict
 from lehr.checkpoint.files import write_synced
 
 __all__ = ["RunFolder", "new_run_name"]
@@ -52,9 +53,9 @@ class RunFolder:
             raise SettingError(f"{self.path} holds no run (it has no recipe.json); give the folder of a run")
 
     def write_json(self, file: Path, content: Any) -> None:
-        """Write a small file whole or not at all."""
+        """Write a small file of strict JSON whole or not at all."""
         staged = file.with_name(f".{file.name}-{os.getpid()}")
-        write_synced(staged, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_synced(staged, (json.dumps(strict(content), indent=1, ensure_ascii=False) + "\n").encode())
         staged.replace(file)
 
     def read_recipe(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class RunFolder:
     def _keep_evidence(self, error: Exception) -> None:
         """Say where the evidence of a failure is, and write it if nobody has."""
         if isinstance(error, LehrError):
-            error.exit_code = FAILED
+            error.exit_code, error.run = FAILED, str(self.path)
         try:
             if not self.failure.exists():
                 self.write_json(self.failure, {"error": type(error).__name__, "message": str(error)})

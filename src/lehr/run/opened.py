@@ -47,13 +47,14 @@ class OpenedRun:
         changed = changed_fields(self.facts, plain(splits.facts), "data: ")
         if changed:
             warnings.warn(f"this is not the data of the run: {'; '.join(changed)[:300]}", LehrWarning, stacklevel=2)
-        check_metrics(self.recipe.metrics, self.recipe.objective)
+        metrics = [metric.on(self.facts) for metric in self.recipe.metrics]
+        check_metrics(metrics, self.recipe.objective)
         batches = validation_batches(given, self.recipe.data, seed=self.recipe.seed, device=self.device)
         return evaluate(
             self.model,
             self.recipe.objective,
             batches(None),
-            self.recipe.metrics,
+            metrics,
             autocast=autocast(self.recipe.precision, self.device.type),
             device=self.device,
             seed=self.recipe.seed,

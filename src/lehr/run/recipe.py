@@ -151,7 +151,7 @@ class Recipe(Settings):
     """Patterns of tensors that may be missing from `weights`, extra in it or of another shape, such as 'head.*'."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1", "mps"; "auto" takes an accelerator where there is one."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; torch's own choice if not given."""
     seed: int = Field(default=0, ge=0)
     """What all randomness follows from."""

@@ -42,6 +42,11 @@ class Saver:
         saved = self.store.read(found)
         restore(self.parts, saved if self.ranks.main else {name: saved[name] for name in self.parts if name in saved})
 
+    def clean(self) -> None:
+        """Remove what interrupted saves have left behind."""
+        if self.store is not None:
+            self.store.clean()
+
     def rehearse(self) -> None:
         """Encode, decode and load everything once, so that unsavable state is known before the first step."""
         state = capture(self.parts)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from lehr.base import seeds
+from lehr.base.errors import CheckpointError, LehrError, SettingError
 from lehr.base.protocols import Batch, Tracker
 from lehr.base.settings import override, plain
 from lehr.checkpoint.store import Found
 from lehr.dist.collectives import from_main
 from lehr.dist.ranks import Ranks, join
+from lehr.reporting.report import write_report
 from lehr.run.assemble import Assembly, assemble, open_trackers, pick_device
 from lehr.run.finish import finish
 from lehr.run.folder import RunFolder, new_run_name
@@ -24,6 +26,7 @@ from lehr.run.origin import Origin, from_function, load, source_hashes
 from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
 from lehr.run.signals import stop_on_signals
+from lehr.track.guard import Guarded
 
 __all__ = ["MakeTracker", "Trainer", "train"]
 
@@ -106,20 +109,30 @@ class Trainer:
                 if self._continued is None:
                     self.folder.create()
                 stack.enter_context(self.folder.locked())
-                self._describe()
-                if self.assembly.saver.store is not None:
-                    self.assembly.saver.store.clean()
+                if self._continued is None:
+                    self._describe()
+                stack.push(self._report_failure)
             trackers = open_trackers(self.assembly, self.folder, self.ranks, resumed_at=self._resumed_at)
             if self.ranks.main:
-                trackers += [make(self.loop.total_steps) for make in self._trackers]
+                trackers += [Guarded(make(self.loop.total_steps)) for make in self._trackers]
             for tracker in trackers:
                 stack.callback(tracker.close)
             stack.callback(self.assembly.loop.loader.close)
             self.loop.trackers = trackers
             if self._continued is not None:
                 self._restore(self._continued.found)
+                if self.ranks.main:  # not before: a refusal leaves the description as it was
+                    self._describe()
+            if self.ranks.main:
+                self.assembly.saver.clean()
             stack.enter_context(stop_on_signals(self._ask_to_stop))
             yield
+
+    def _report_failure(self, kind: type[BaseException] | None, _error: Any, _trace: Any) -> None:
+        """Write the report of a run that failed in a step; what went wrong with that is no news beside the failure."""
+        if kind is not None and self.folder.failure.exists():
+            with contextlib.suppress(OSError, LehrError):
+                write_report([self.folder.path], self.folder.report)
 
     def _ask_to_stop(self, reason: str) -> None:
         self.loop.listeners.ask_to_stop(reason)
@@ -134,7 +147,10 @@ class Trainer:
             if "records" in saver.parts:
                 saver.parts["records"].load_state_dict({"bytes": 0})
             return
-        saver.restore(found)
+        try:
+            saver.restore(found)
+        except CheckpointError as error:  # it does not fit the recipe, and the run is as it was
+            raise SettingError(str(error)) from error
         self.loop.saved_at = found.step
 
     def _describe(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lehr.base.errors import CheckpointError, SettingError, StopRun
-from lehr.base.protocols import Method, Observer
+from lehr.base.protocols import Method, Observer, Stateful
 
 __all__ = ["Event", "Listeners"]
 
@@ -75,7 +75,7 @@ class Listeners:
         self.stop_asked = self.stop_asked or reason
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each listener that has one, under its place in the list and its type."""
+        """Return the state of each listener that has one, under its type and its place among those of that type."""
         return {name: listener.state_dict() for name, listener in self._stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -90,11 +90,12 @@ class Listeners:
             listener.load_state_dict(state[name])
 
     def _stateful(self) -> dict[str, Any]:
-        return {
-            f"{place}-{type(listener).__name__}": listener
-            for place, listener in enumerate(self.given)
-            if hasattr(listener, "state_dict") and hasattr(listener, "load_state_dict")
-        }
+        named: dict[str, Any] = {}
+        for listener in self.given:
+            if isinstance(listener, Stateful):
+                kind = type(listener).__name__
+                named[f"{kind}-{sum(name.startswith(f'{kind}-') for name in named)}"] = listener
+        return named
 
 
 def _overriding(listeners: Sequence[Any], base: type, name: str) -> tuple[Callable[..., Any], ...]:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NoReturn
 
-from lehr.base.errors import CheckpointError, RunError
+from lehr.base.errors import CheckpointError
 from lehr.base.protocols import Batch, Loader, Place, Record, Tracker
 from lehr.training.clock import Clock
 from lehr.training.events import Event, Listeners
@@ -181,13 +181,13 @@ class Loop:
         """End the run with what is known. A withheld update has changed nothing, so what was before it is saved."""
         explained = error if batch is None else self.trouble.explained(error, batch)
         self.trouble.note(explained, self.clock.step)
-        healthy = isinstance(explained, RunError) and self.loader.seekable and self.saved_at != self.clock.step
-        if healthy and self.positions:
+        unsaved = self.loader.seekable and self.saved_at != self.clock.step
+        if unsaved and self.positions and self.trouble.left_healthy(explained):
             self.loader.load_state_dict(self.positions[-1])
             self.window.settle(self.clock)
             try:
                 self.save_now()
-            except CheckpointError as unsaved:
-                explained.add_note(str(unsaved))
+            except CheckpointError as error_of_save:
+                explained.add_note(str(error_of_save))
         self.listeners.emit(Event.RUN_FAILED, self.place(), explained)
         raise explained from (error.__cause__ if explained is error else error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ class Scores:
     def value_at(self, step: int) -> float | None:
         """Return the monitored value, if it was measured at this step and is a number."""
         value = self.values.get(self.monitor) if self.evaluated_at == step else None
-        return value if value is not None and value == value else None
+        return value if value is not None and math.isfinite(value) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the values; what is monitored is a setting, not state."""

@@ -117,4 +117,11 @@ class Trouble:
         """Write what is known about a failure to the run folder."""
         if self.evidence is not None:
             known = {"step": step, "error": type(error).__name__, "message": str(error)} | self._found
-            self.evidence.write_text(json.dumps(known, indent=1, default=str) + "\n")
+            try:
+                self.evidence.write_text(json.dumps(known, indent=1, default=str) + "\n")
+            except OSError as unwritten:
+                error.add_note(f"{self.evidence} could not be written: {unwritten.strerror or unwritten}")
+
+    def left_healthy(self, error: Exception) -> bool:
+        """Whether the state before the failed step is known, and worth a checkpoint: bad weights are not."""
+        return isinstance(error, RunError) and self._found.get("kind") != "parameter"
