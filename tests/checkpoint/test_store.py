@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lehr.base.errors import CheckpointError, SettingError
-from lehr.checkpoint import CheckpointStore, files, load_weights
+from lehr.base.errors import CheckpointError
+from lehr.checkpoint import CheckpointStore, files
 
 
 def state(value: float) -> dict[str, Any]:
@@ -258,31 +258,3 @@ def test_weights_can_be_read_with_nothing_but_torch(store: CheckpointStore) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1500.0"
-
-
-class Net(torch.nn.Module):
-    def __init__(self, classes: int = 3) -> None:
-        super().__init__()
-        self.body = torch.nn.Linear(4, 4)
-        self.head = torch.nn.Linear(4, classes)
-
-
-def test_starting_from_weights_says_what_was_loaded(tmp_path: Path) -> None:
-    import safetensors.torch
-
-    file = tmp_path / "w.safetensors"
-    safetensors.torch.save_file(Net().state_dict(), file)
-    assert "4 of 4 tensors loaded, 0 missing" in load_weights(Net(), file)
-    with pytest.raises(
-        SettingError, match=r"does not fit Net: 2 of 4 tensors loaded.*head.weight, head.bias.*weights_allow"
-    ):
-        load_weights(Net(5), file)
-    model = Net(5)
-    assert "2 of 4" in load_weights(model, file, allow=["head.*"])
-    assert torch.equal(model.body.weight, safetensors.torch.load_file(file)["body.weight"])
-    prefixed = {f"_orig_mod.{k}": v for k, v in Net().state_dict().items()}
-    safetensors.torch.save_file(prefixed, file)
-    with pytest.raises(SettingError, match="0 of 4 tensors loaded, 4 missing.*4 extra"):
-        load_weights(Net(), file)
-    with pytest.raises(SettingError, match="cannot be read as safetensors"):
-        load_weights(Net(), tmp_path / "none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -20,7 +20,8 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
     """Copy the tensors of a safetensors file (or of a checkpoint folder) into ``model``; returns a line about it.
 
     ``allow`` lists patterns (``head.*``) of names that may be missing from the file, extra in it, or of another
-    shape; any other mismatch is an error that lists the names, and changes nothing.
+    shape; any other mismatch is an error that lists the names, and changes nothing. Prefixes that wrappers put before
+    every name are left off.
     """
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     try:
@@ -28,6 +29,7 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
     except (OSError, SafetensorError) as error:
         raise SettingError(f"weights={str(path)!r} cannot be read as safetensors: {error}") from None
     wanted = model.state_dict(keep_vars=True)
+    given = unwrapped(given, wanted)
     for name, tensor in _tied(wanted).items():  # a file stores a tied weight once, under any of its names
         if name not in given and tensor in given:
             given[name] = given[tensor]
@@ -36,7 +38,8 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
     extra = [n for n in given if n not in wanted]
     refused = [n for n in unfit + extra if not any(fnmatch.fnmatchcase(n, pattern) for pattern in allow)]
     counts = (
-        f"{len(fits)} of {len(wanted)} tensors loaded, {len(unfit)} missing or of another shape, {len(extra)} extra"
+        f"{len(fits)} of {len(wanted)} tensors loaded, {len(unfit)} missing or of another shape, "
+        f"{len(extra)} unexpected"
     )
     if refused:
         raise SettingError(
@@ -47,6 +50,22 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
         for name in fits:
             wanted[name].copy_(given[name])
     return f"{file}: {counts}"
+
+
+def unwrapped(given: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return the tensors without the prefixes of a compiled or a distributed model, unless the model has them itself.
+
+    >>> unwrapped({"module._orig_mod.weight": torch.ones(1)}, ["weight"])
+    {'weight': tensor([1.])}
+    """
+    while given:
+        first = min(given).partition(".")[0] + "."
+        if first not in {"module.", "_orig_mod."} or not all(name.startswith(first) for name in given):
+            break
+        if any(name.startswith(first) for name in wanted):
+            break
+        given = {name.removeprefix(first): tensor for name, tensor in given.items()}
+    return given
 
 
 def _tied(state: dict[str, torch.Tensor]) -> dict[str, str]:

@@ -84,16 +84,18 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     device = pick_device(recipe.device, ranks)
     if recipe.track.tensorboard:
         need("tensorboard", extra="track", why="tracking with TensorBoard")
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
     # the data first: models and lengths depend on it, and most mistakes are in it
     splits = recipe.data.open()
     shard = Shard(ranks.rank, ranks.world)
     loader = training_loader(splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device)
     total_steps, every = lengths(recipe, loader)
+    stopping = _stopping(recipe, splits)
+    store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=stopping.goal) if folder else None
     # the model under its own seed, so that its weights depend on nothing else
     model = build_model(recipe, splits)
-    weights_line = load_weights(model, recipe.weights, allow=recipe.weights_allow) if recipe.weights else None
+    weights_line = None
+    if recipe.weights and not (store and store.paths()):  # a run that is gone on with has its own
+        weights_line = load_weights(model, recipe.weights, allow=recipe.weights_allow)
     model.to(device)
     warn_of_low_precision_weights(model)
     # the optimizers after the move, since they hold the parameters themselves
@@ -102,7 +104,6 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
-    stopping = _stopping(recipe, splits)
     # the first batch through the model before it is compiled or wrapped, while errors still read well
     preflight(recipe, model, loader, cast, device)
     compiled = CompileWatch(model) if recipe.compile else None
@@ -134,7 +135,6 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     scores = Scores(monitor=recipe.evaluate.monitor, goal=stopping.goal)
     validate = _validation(recipe, splits, called, metrics, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
-    store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=stopping.goal) if folder else None
     parts: dict[str, Stateful] = {
         "model": ModelState(model),
         "optimizer": NamedState(model, optimizers),

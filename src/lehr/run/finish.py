@@ -59,7 +59,7 @@ def _result(assembly: Assembly, folder: RunFolder) -> RunResult:
         val_loss=values.get("loss"),
         best_val_loss=scores.best_loss,
         metrics={name: value for name, value in values.items() if name != "loss"},
-        stopped=loop.stopped or "finished",
+        stopped=loop.stopped or ("finished" if clock.step >= loop.total_steps else "left"),
         train_seconds=seconds,
         wall_seconds=clock.wall_seconds,
         samples_per_second=clock.samples / seconds if seconds else None,

@@ -75,7 +75,7 @@ class RunFolder:
         if not self.result.is_file():
             return None
         content: dict[str, Any] = json.loads(self.result.read_bytes())
-        return None if content["stopped"] == "preempted" else content
+        return None if content["stopped"] in {"preempted", "left"} else content
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

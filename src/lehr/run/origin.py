@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lehr.base.errors import LehrError, RecipeFileError, SettingError
-from lehr.base.settings import PRIVATE, Settings, override
+from lehr.base.settings import PRIVATE, Settings, describe_callable, override
 from lehr.base.tables import did_you_mean
 from lehr.run.recipe import Recipe
 
@@ -53,11 +53,12 @@ def load(text: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Origin]:
 
 def from_function(make: Callable[[], Recipe], overrides: Sequence[str] = ()) -> tuple[Recipe, Origin]:
     """Return the recipe that ``make`` returns, and where ``make`` can be found again."""
-    made = override(_called(make, None), overrides)
-    module, name, given = make.__module__, make.__qualname__, tuple(overrides)
-    file = inspect.getsourcefile(make)
+    made, given = override(_called(make, None), overrides), tuple(overrides)
+    file = inspect.getsourcefile(make) if inspect.isfunction(make) else None
+    name = getattr(make, "__qualname__", "")
     if "<" in name or "." in name or file is None or not Path(file).is_file():
         return made, Origin(kind="session", overrides=given)
+    module = make.__module__
     if module == "__main__" or _importable(module) is None:
         return made, Origin(kind="file", place=str(Path(file).resolve()), function=name, overrides=given)
     return made, Origin(kind="module", place=module, function=name, overrides=given)
@@ -121,7 +122,8 @@ def _called(make: Callable[[], Any], path: Path | None) -> Recipe:
         raise RecipeFileError(f"the recipe {path or make.__module__} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, Recipe):
         raise SettingError(
-            f"{path or make.__module__}:{make.__name__} returned {type(made).__name__}; it must return a lehr.Recipe"
+            f"{path or make.__module__}:{getattr(make, '__name__', describe_callable(make))} returned "
+            f"{type(made).__name__}; it must return a lehr.Recipe"
         )
     return made
 

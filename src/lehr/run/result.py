@@ -27,7 +27,8 @@ class RunResult:
     metrics: dict[str, float]
     """The other values of the last validation."""
     stopped: str
-    """"finished", "target", "early-stop", "preempted", or what a method asked with."""
+    """"finished", "target", "early-stop", "preempted", what a method asked with, or "left": a loop of the user's own
+    that did not go to the end."""
     train_seconds: float
     """Time inside steps."""
     wall_seconds: float

@@ -44,6 +44,8 @@ def resume(
     if unasked and not allow_changes:
         _refuse(folder, unasked)
     found = CheckpointStore(folder.checkpoints).newest()
+    if found and changed.weights != made.weights:
+        raise SettingError("weights has no effect on a run that has a checkpoint; start a new run from them")
     for line in found.passed_over if found else ():
         warnings.warn(f"passed over a damaged checkpoint: {line}", LehrWarning, stacklevel=2)
     origin = Origin(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,25 @@ class Continued:
     changes: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch use this number of threads within the block; None leaves it as it is.
+
+    >>> before = torch.get_num_threads()
+    >>> with threads(3):
+    ...     torch.get_num_threads()
+    3
+    >>> torch.get_num_threads() == before
+    True
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Trainer:
     """A run that is ready to start. `fit` runs it; or run it in a loop of your own::
 
@@ -63,7 +83,6 @@ class Trainer:
         trackers: Sequence[MakeTracker] = (),
         yardsticks: bool = False,
     ) -> None:
-        self._threads = torch.get_num_threads()
         self.ranks = join(pick_device(recipe.device, Ranks()).type)
         name = origin.place.rpartition(".")[2] if origin.kind == "module" else Path(origin.place or "run").stem
         path = Path(run_dir) if run_dir is not None else new_run_name(name.replace("_", "-"))
@@ -71,7 +90,8 @@ class Trainer:
         self.recipe, self.origin = recipe, origin
         self._trackers, self._yardsticks = trackers, yardsticks
         self._continued: Continued | None = None
-        self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder)
+        with threads(recipe.threads):
+            self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder)
         self.loop = self.assembly.loop
         self.model = self.assembly.model
 
@@ -96,12 +116,18 @@ class Trainer:
 
     def finish(self) -> RunResult:
         """Validate on everything, write result.json and the report, and return the result."""
-        return finish(self.assembly, self.folder, self.ranks, yardsticks=self._yardsticks)
+        with threads(self.recipe.threads), seeds.isolated_global_generators():
+            return finish(self.assembly, self.folder, self.ranks, yardsticks=self._yardsticks)
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[None]:
+        if self.loop.clock.ticked is not None:
+            raise SettingError(
+                f"this Trainer has run already, in {self.folder.path}; go on with the run by lehr.resume, or make "
+                "another Trainer"
+            )
         with contextlib.ExitStack() as stack:
-            stack.callback(torch.set_num_threads, self._threads)
+            stack.enter_context(threads(self.recipe.threads))
             stack.enter_context(seeds.isolated_global_generators())
             if self._continued is None:
                 self.assembly.saver.rehearse()
@@ -111,6 +137,8 @@ class Trainer:
                 stack.enter_context(self.folder.locked())
                 if self._continued is None:
                     self._describe()
+                    if self.assembly.weights_line is not None:
+                        print(f"weights: {self.assembly.weights_line}", file=sys.stderr)
                 stack.push(self._report_failure)
             trackers = open_trackers(self.assembly, self.folder, self.ranks, resumed_at=self._resumed_at)
             if self.ranks.main:
@@ -153,6 +181,10 @@ class Trainer:
             raise SettingError(str(error)) from error
         self.loop.saved_at = found.step
 
+    def _weights_before(self) -> str | None:
+        """Return what the run was started from, where an earlier session loaded it."""
+        return self.folder.read_recipe().get("weights") if self._continued is not None else None
+
     def _describe(self) -> None:
         """Write recipe.json and environment.json."""
         recipe = {
@@ -166,7 +198,7 @@ class Trainer:
             "facts": dict(self.assembly.splits.facts),
             "hashes": source_hashes(self.recipe, self.origin),
             "total_steps": self.loop.total_steps,
-            "weights": self.assembly.weights_line,
+            "weights": self.assembly.weights_line or self._weights_before(),
         }
         earlier: list[Any] = []
         if self.folder.environment.is_file():
