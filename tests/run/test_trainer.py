@@ -175,7 +175,7 @@ ENDS: dict[str, tuple[Callable[[lehr.Trainer], None], dict[str, Any], type[Excep
     "a limited evaluation": (loop, {"evaluate": Evaluate(every=5, batches=1), "data": lehr.Data(train=points(), val=points(20), batch_size=8)}, None),
     "a loop that is left": (leave, {}, None),
     "never run": (lambda trainer: None, {}, None),
-    "data that fails": (fit, {"data": lehr.Data(train=Noisy(True), batch_size=8)}, DataError),
+    "data that fails": (fit, {"data": lehr.Data(train=Noisy(True), val=points(20), batch_size=8)}, DataError),
     "a loss that is not finite": (fit, {"optim": lehr.optim.AdamW(lr=1e30), "clip": None}, NonFiniteError),
     "a model that fails": (fit, {"model": Wrong}, SettingError),
     "refused when assembled": (fit, {"accumulate": 9}, SettingError),
@@ -212,7 +212,8 @@ def test_the_run_has_its_own_threads(tmp_path: Path) -> None:
             return super().forward(x)
 
     trainer = lehr.Trainer(
-        recipe(model=Net, threads=2, steps=3, data=lehr.Data(train=points(), batch_size=8)), run_dir=tmp_path / "run"
+        recipe(model=Net, threads=2, steps=3, data=lehr.Data(train=points(), val=points(20), batch_size=8)),
+        run_dir=tmp_path / "run",
     )
     trainer.fit()
     assert set(seen) == {2}

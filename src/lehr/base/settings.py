@@ -207,6 +207,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__} | fields
-    if callable(value) or not hasattr(value, "__len__"):
+    try:
+        return describe_callable(value) if callable(value) else f"{describe_callable(value)} of {len(value)} items"
+    except TypeError:  # a DataLoader of a stream has __len__, and raises
         return describe_callable(value)
-    return f"{describe_callable(value)} of {len(value)} items"

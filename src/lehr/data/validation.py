@@ -48,6 +48,10 @@ def validation_batches(
     """
     data = as_data(given)
     size = settings.val_batch_size or settings.batch_size
+    if isinstance(data, DataLoader) and settings.val_batch_size is not None:
+        raise SettingError(
+            "data.val_batch_size has no effect, since the validation data is a DataLoader with its own; set it there"
+        )
     if isinstance(data, DataLoader) and is_map_style(data.dataset):
         return _mapped_pass(
             data.dataset,

@@ -1,0 +1,223 @@
+"""Every setting that is accepted is read by what it sets, or refused with the reason; nothing is taken from a batch."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import pkgutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from inspect import get_annotations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import Mlp, points, recipe
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lehr
+from lehr.base.errors import NoEffectWarning, SettingError
+from lehr.base.settings import Settings, override
+from lehr.data import Data
+from lehr.optim import Muon
+from lehr.recipes.table import RECIPES
+from lehr.run.recipe import Evaluate, Recipe, Save
+from lehr.training.stopping import Stop
+
+PACKAGE = Path(lehr.__file__).parent
+BOOKKEEPING = {"base/settings.py", "run/origin.py"}
+"""Read every field to write it down, to compare it or to replace it: that is no use of a setting."""
+CHECKS = {"_check", "warn_of_no_effect"}
+"""Functions that look at settings only to refuse or to warn."""
+
+
+def kinds() -> set[type[Settings]]:
+    """Return every class of settings in the package."""
+    for module in pkgutil.walk_packages(lehr.__path__, "lehr."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    def below(kind: type[Settings]) -> Iterator[type[Settings]]:
+        for inner in kind.__subclasses__():
+            yield inner
+            yield from below(inner)
+
+    return {kind for kind in below(Settings) if kind.__module__.startswith("lehr.")}
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
+    """Count the reads of each field by code of the package that does something with it."""
+    counted: Counter[tuple[str, str]] = Counter()
+    users = {str(file) for file in PACKAGE.rglob("*.py") if str(file.relative_to(PACKAGE)) not in BOOKKEEPING}
+
+    def read(self: Settings, name: str) -> Any:
+        frame = sys._getframe(1)
+        if not name.startswith("_") and frame.f_code.co_filename in users and frame.f_code.co_name not in CHECKS:
+            for kind in type(self).__mro__:  # a field counts for the class that declares it
+                if name in get_annotations(kind):
+                    counted[kind.__name__, name] += 1
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Settings, "__getattribute__", read)
+    return counted
+
+
+def pictures(folder: Path) -> str:
+    for shade, name in enumerate(("dark", "light")):
+        (folder / name).mkdir(parents=True)
+        for place in range(4):
+            Image.fromarray(np.full((12, 12, 3), 120 * shade + place, np.uint8)).save(folder / name / f"{place}.png")
+    return str(folder)
+
+
+SMALL = ["steps=2", "model.width=8", "data.batch_size=4"]
+GPT = ["model.depth=1", "model.heads=2", "data.context=8"]
+
+
+def built_in(folder: Path) -> dict[str, list[str]]:
+    """Return the built-in recipes, with what makes them small."""
+    (folder / "text.txt").write_text("a few words of a text\n" * 40)
+    np.arange(600, dtype=np.uint16).tofile(folder / "tokens.bin")
+    (folder / "pairs.tsv").write_text("".join(f"word {i}\tWort {i}\n" for i in range(20)))
+    return {
+        "gpt-text": [*SMALL, *GPT, f"data.path={folder / 'text.txt'}"],
+        "digits": SMALL,
+        "translate": [*SMALL, f"data.path={folder / 'pairs.tsv'}", "model.depth=1", "model.heads=2", "data.pairs=12"],
+        "images": [*SMALL, f"data.path={pictures(folder / 'pictures')}", "data.size=8", "model.blocks=1"],
+        "gpt2-124m": [*SMALL, *GPT, f"data.path={folder / 'tokens.bin'}", "data.vocab_size=600", "schedule.warmup=1",
+                      "accumulate=2", "precision=fp32"],
+    }  # fmt: skip
+
+
+def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Counter[tuple[str, str]]) -> None:
+    fields = {(kind.__name__, name) for kind in kinds() for name in get_annotations(kind)}
+    fields = {(kind, name) for kind, name in fields if name not in {"exclusive", "model_config"}}
+    assert {("Recipe", "max_skipped"), ("Muon", "adamw"), ("Stop", "min_steps"), ("Data", "replay")} <= fields
+    for name, settings in built_in(tmp_path).items():
+        lehr.train(override(RECIPES[name].make()(), settings), run_dir=tmp_path / name)
+    ways: dict[str, dict[str, Any]] = {
+        "schedule": {"schedule": "constant", "steps": None, "epochs": 0.5},
+        "stream": {"data": Data(train={(1.0, 2.0)}, batch_size=1), "model": lambda: nn.Linear(1, 1),
+                   "objective": lambda model, batch: (model(batch[0][:, None].float()).sum(), 1), "metrics": (),
+                       "evaluate": Evaluate()},
+        "samples": on(SAMPLES, batch_size=8, workers=1),
+        "weights": {"weights": tmp_path / "samples" / "checkpoints" / "step-00000002"},
+    }  # fmt: skip
+    for name, changes in ways.items():
+        lehr.train(recipe(**{"steps": 2} | changes), run_dir=tmp_path / name)
+    assert sorted(fields - set(reads)) == []
+
+
+def test_a_setting_that_nothing_reads_is_noticed(tmp_path: Path, reads: Counter[tuple[str, str]]) -> None:
+    lehr.train(recipe(steps=2), run_dir=tmp_path / "run")
+    assert reads["Recipe", "clip"] and reads["AdamW", "eps"]
+    assert not reads["Muon", "momentum"] and not reads["GPTSettings", "width"]
+
+
+def held_out() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*points(20)), batch_size=5)
+
+
+def trained_on(train: Any = None, **given: Any) -> dict[str, Any]:
+    return {
+        "data": Data(train=points() if train is None else train, **{"batch_size": 8} | given),
+        "metrics": (),
+        "evaluate": Evaluate(),
+    }
+
+
+IDLE: dict[str, tuple[dict[str, Any], str]] = {
+    "workers for tensors": (trained_on(workers=2), "workers=2 has no effect on data in memory"),
+    "collate for tensors": (trained_on(collate=len), "collate has no effect on data in memory"),
+    "a batch size beside a DataLoader": (trained_on(held_out()), "data.batch_size has no effect.*is a DataLoader with its own"),
+    "a validation batch size beside a DataLoader": (
+        trained_on(val=held_out(), val_batch_size=3), "data.val_batch_size has no effect.*is a DataLoader with its own"),
+    "patience without validation": (trained_on() | {"stop": Stop(patience=2)}, "stop.patience need validation data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_setting_without_an_effect_is_refused(tmp_path: Path, case: str) -> None:
+    changes, message = IDLE[case]
+    with pytest.raises(SettingError, match=message):
+        lehr.train(recipe(**changes), run_dir=tmp_path / "run")
+
+
+def on(train: Any, **given: Any) -> dict[str, Any]:
+    return {"data": Data(train=train, val=points(20), **given)}
+
+
+SAMPLES = list(zip(*points(), strict=True))
+NO_STREAM = "data.replay has no effect: the data is no stream"
+NOTHING_TO_DO: dict[str, tuple[dict[str, Any], str]] = {
+    "a validation batch size": (trained_on(val_batch_size=3), "data.val_batch_size has no effect: there is no validation"),
+    "a part of the validation": (trained_on() | {"evaluate": Evaluate(batches=2)}, "evaluate.batches has no effect: there is"),
+    "replay of tensors": (on(points(), batch_size=8, replay=True), NO_STREAM),
+    "replay of samples": (on(SAMPLES, batch_size=8, replay=True), NO_STREAM),
+    "replay of a DataLoader of samples": (on(held_out(), replay=True), NO_STREAM),
+    "patterns": ({"weights_allow": ("head.*",)}, "weights_allow has no effect: no weights"),
+    "a delta": ({"stop": Stop(val_loss=0.1, min_delta=0.1)}, "stop.min_delta has no effect: nothing stops early without"),
+    "least steps": ({"stop": Stop(min_steps=5)}, "stop.min_steps has no effect: nothing stops early without"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOTHING_TO_DO)
+def test_a_setting_with_nothing_to_act_on_is_said(tmp_path: Path, case: str) -> None:
+    """It is no error: what it belongs to may have been switched off for once, with ``--set stop.patience=none``."""
+    changes, message = NOTHING_TO_DO[case]
+    with pytest.warns(NoEffectWarning, match=message):
+        lehr.train(recipe(steps=2, **changes), run_dir=tmp_path / "run")
+
+
+def whole(model: nn.Module, batch: Any, *, seen: list[Any]) -> tuple[Tensor, int]:
+    seen.append(batch)
+    loss = nn.functional.cross_entropy(model(batch["x"]), batch["label"], reduction="sum")
+    return loss, len(batch["x"])
+
+
+BATCHES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "tensors": lambda columns: {name: c for name, c in columns.items() if isinstance(c, Tensor)},
+    "samples": lambda columns: [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_nothing_is_removed_from_a_batch(tmp_path: Path, kind: str, accumulate: int) -> None:
+    """Keys that neither the model nor the loss takes, and values that are no tensors, arrive as they were given."""
+    x, label = points(12)
+    columns = {"x": x, "label": label, "id": torch.arange(12), "name": [f"sample {i}" for i in range(12)]}
+    given, seen = BATCHES[kind](columns), list[Any]()
+
+    def objective(model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        return whole(model, batch, seen=seen)
+
+    made = recipe(
+        data=Data(train=given, batch_size=6), objective=objective, metrics=(), steps=2, accumulate=accumulate, evaluate=Evaluate(),
+        model=functools.partial(Mlp, dropout=0.0),
+    )  # fmt: skip
+    lehr.train(made, run_dir=tmp_path / "run")
+    trained = seen[1:]  # the first is a look at the data
+    assert len(trained) == 2 * accumulate
+    for batch in trained:
+        assert list(batch) == (["x", "label", "id"] if kind == "tensors" else list(columns))
+        assert torch.equal(batch["x"], x[batch["id"]]) and torch.equal(batch["label"], label[batch["id"]])
+        if kind == "samples":
+            assert batch["name"] == [f"sample {i}" for i in batch["id"].tolist()]
+    assert sorted(i for batch in trained for i in batch["id"].tolist()) == list(range(12))
+
+
+def test_settings_are_written_down_as_they_were(tmp_path: Path) -> None:
+    made = recipe(optim=Muon(momentum=0.9), save=Save(every="1 epoch"), steps=2)
+    lehr.train(made, run_dir=tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "recipe.json").read_text())["fields"]
+    assert set(content) == {"kind", *Recipe.model_fields}
+    assert (content["optim"]["kind"], content["optim"]["momentum"]) == ("Muon", 0.9)
+    assert (content["save"]["every"], content["data"]["val"]) == ("1 epochs", ["torch.Tensor of 20 items"] * 2)
