@@ -52,6 +52,8 @@ def recipe(**changes: Any) -> Recipe:
         "save": Save(every=5),
         "track": Track(every=2),
     }
+    if "data" in changes and changes["data"].val is None:
+        del fields["evaluate"]  # it would have no effect, and that is warned of
     return Recipe(**fields | changes)
 
 

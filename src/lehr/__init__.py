@@ -6,8 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lehr.base.errors import StopRun as StopRun
+    from lehr.base.protocols import Method as Method
+    from lehr.base.protocols import Observer as Observer
     from lehr.data.data import Data as Data
+    from lehr.run.recipe import Evaluate as Evaluate
     from lehr.run.recipe import Recipe as Recipe
+    from lehr.run.recipe import Save as Save
+    from lehr.run.recipe import Stop as Stop
+    from lehr.run.recipe import Track as Track
     from lehr.run.resume import resume as resume
     from lehr.run.trainer import Trainer as Trainer
     from lehr.run.trainer import train as train
@@ -16,14 +23,38 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Data": "lehr.data.data",
+    "Evaluate": "lehr.run.recipe",
+    "Method": "lehr.base.protocols",
+    "Observer": "lehr.base.protocols",
     "Recipe": "lehr.run.recipe",
+    "Save": "lehr.run.recipe",
+    "Stop": "lehr.run.recipe",
+    "StopRun": "lehr.base.errors",
+    "Track": "lehr.run.recipe",
     "Trainer": "lehr.run.trainer",
     "resume": "lehr.run.resume",
     "train": "lehr.run.trainer",
 }
 _FOLDERS = ("losses", "metrics", "optim", "schedules")
 
-__all__ = ["Data", "Recipe", "Trainer", "losses", "metrics", "optim", "resume", "schedules", "train"]
+__all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, the folders
+    "Data",
+    "Evaluate",
+    "Recipe",
+    "Save",
+    "Stop",
+    "Track",
+    "Trainer",
+    "resume",
+    "train",
+    "Method",
+    "Observer",
+    "StopRun",
+    "losses",
+    "metrics",
+    "optim",
+    "schedules",
+]
 
 
 def __getattr__(name: str) -> Any:

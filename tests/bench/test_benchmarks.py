@@ -31,7 +31,9 @@ def test_the_overhead_is_measured_in_pairs_and_printed_for_people_and_machines()
     assert all(row.keys() == KEYS for row in rows)
     assert len(table) == len(rows) + 1
     ratios = {row["what"]: row["measured"] for row in rows if "/" in row["what"]}
-    assert set(ratios) >= {f"width {w}: lehr eager / {other} loop" for w in (64, 256) for other in ("idiomatic", "fast")}
+    assert set(ratios) >= {
+        f"width {w}: lehr eager / {other} loop" for w in (64, 256) for other in ("idiomatic", "fast")
+    }
     assert all(0.1 < ratio < 3 for ratio in ratios.values())  # what it is belongs into a record, not into a test
 
 

@@ -31,8 +31,9 @@ def test_every_event_is_called_where_it_is_drawn() -> None:
     for event in Event:
         if hasattr(Observer, event.value) and event.value != "step_end":
             assert f"Event.{event.name}" in called, f"{event.name} is drawn but never emitted"
-    for name in ("batch_ready", "loss_ready", "grads_ready", "model_changes"):
+    for name in ("batch_ready", "loss_ready", "grads_ready"):
         assert re.search(rf"in self\.listeners\.{name}:", called), f"methods are never asked at {name}"
+    assert "self.listeners.change_model(" in called
     assert "Event.STEP_END" in called
 
 

@@ -109,9 +109,14 @@ def test_what_is_an_objective_and_what_is_a_loss() -> None:
     assert as_objective(objective) is objective
     assert isinstance(as_objective(loss), Supervised)
     assert isinstance(as_objective(nn.MSELoss()), Supervised)
-    assert as_objective(nn.CrossEntropyLoss()).exact
-    assert as_objective(functools.partial(cross_entropy, ignore=0)).exact
-    assert not as_objective(loss).exact
+
+
+def test_which_losses_count_for_themselves() -> None:
+    output, target = torch.zeros(2, 3), torch.tensor([0, 1])
+    for loss in (nn.CrossEntropyLoss(), functools.partial(cross_entropy, ignore=0), F.cross_entropy):
+        assert Supervised(loss=loss).counts(output, target)
+    assert Supervised(loss=lambda o, t: (o.sum(), len(t))).counts(output, target)
+    assert not Supervised(loss=nn.MSELoss()).counts(output, output)
 
 
 def test_a_sum_or_no_reduction_does_not_say_what_to_divide_by() -> None:

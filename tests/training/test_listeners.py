@@ -12,7 +12,7 @@ from helpers import assert_same, points, recipe, weights
 from torch import Tensor, nn
 
 import lehr
-from lehr.base.errors import CheckpointError, NonFiniteError, SettingError, StopRun
+from lehr.base.errors import CheckpointError, NonFiniteError, RunError, SettingError, StopRun
 from lehr.base.protocols import Batch, Method, Observer, Place, Record
 from lehr.run.recipe import Evaluate, Save, Track
 from lehr.training.events import Event, Listeners
@@ -100,6 +100,35 @@ def test_a_stop_is_a_request_and_nobody_is_left_out(tmp_path: Path) -> None:
     assert (result.stopped, result.step) == ("enough", 3)
     assert "step_end@3" in diary.lines
     assert diary.lines[-2:] == ["save_done@3", "run_end:enough@3"]
+
+
+def test_a_method_may_ask_for_a_stop_after_an_update_and_not_within_one(tmp_path: Path) -> None:
+    class After(Method):
+        changes = frozenset({"model"})
+
+        def step_end(self, model: nn.Module, place: Place) -> None:
+            raise StopRun("grown enough")
+
+    class Within(Method):
+        changes = frozenset({"gradients"})
+
+        def grads_ready(self, model: nn.Module, place: Place) -> None:
+            raise StopRun("now")
+
+    result = lehr.train(recipe(methods=(After(),)), run_dir=tmp_path / "after")
+    assert (result.stopped, result.step) == ("grown enough", 1)
+    with pytest.raises(RunError, match="StopRun in the middle of a step; raise it in step_end"):
+        lehr.train(recipe(methods=(Within(),)), run_dir=tmp_path / "within")
+
+
+def test_a_loop_of_one_s_own_can_ask_for_a_stop(tmp_path: Path) -> None:
+    trainer = lehr.Trainer(recipe(), run_dir=tmp_path / "run")
+    for batch in trainer.batches():
+        if trainer.loop.clock.step == 3:
+            trainer.stop("enough")
+        trainer.step(batch)
+    assert (trainer.loop.clock.step, trainer.loop.stopped) == (4, "enough")
+    assert (tmp_path / "run" / "checkpoints" / "step-00000004").is_dir()
 
 
 class Halve(Method):

@@ -107,6 +107,8 @@ def test_a_bad_parameter_is_named(tmp_path: Path) -> None:
 
     _, error = failing(tmp_path / "run", model=Broken)
     assert "the parameter 'last.bias' itself is not finite" in str(error)
+    assert "nonfinite=skip" not in str(error)  # it would be of no help
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_bad_loss_is_named(tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def test_a_stop_in_the_middle_of_a_window_looks_at_the_latch_first(tmp_path: Pat
     [
         ({"nonfinite": "skip"}, "nonfinite=skip needs to know at each step"),
         ({"optim": "muon"}, "an optimizer has no kernel that can be masked"),
-        ({"data": lehr.Data(train=[(torch.zeros(4), 0)] * 8, batch_size=4, replay=True)}, None),
+        ({"data": lehr.Data(train=[(torch.zeros(4), 0)] * 8, batch_size=4)}, None),
     ],
 )
 def test_a_latch_that_cannot_be_is_refused_with_the_reason(

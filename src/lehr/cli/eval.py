@@ -19,7 +19,7 @@ def eval_(
     set_: SetOption = [],  # noqa: B006 - read only
     json: JsonOption = False,
 ) -> None:
-    """Evaluate a run's model on all of its validation data, with the dear metrics too."""
+    """Evaluate a run's model on all of its validation data, with the costly metrics too."""
     from lehr.cli.choices import choice
     from lehr.run.opened import open_run
 

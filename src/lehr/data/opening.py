@@ -28,10 +28,7 @@ def as_data(given: Any) -> Any:
     >>> type(as_data((np.zeros((3, 2)), np.zeros(3)))).__name__
     'TensorSource'
     """
-    if isinstance(given, np.ndarray):
-        given = torch.from_numpy(given)
-    elif isinstance(given, tuple | list) and given and all(isinstance(v, np.ndarray) for v in given):
-        given = tuple(torch.from_numpy(v) for v in given)
+    given = _arrays_to_tensors(given)
     if isinstance(given, TensorDataset):
         given = tuple(given.tensors)
     if is_tensors(given):
@@ -41,6 +38,17 @@ def as_data(given: Any) -> Any:
                 "or a data set of samples"
             )
         return TensorSource(given)
+    return given
+
+
+def _arrays_to_tensors(given: Any) -> Any:
+    """Return an array, or a tuple or dict with arrays as columns, with tensors in their place."""
+    if isinstance(given, np.ndarray):
+        return torch.from_numpy(given)
+    if isinstance(given, tuple) and any(isinstance(v, np.ndarray) for v in given):
+        return tuple(_arrays_to_tensors(v) for v in given)
+    if isinstance(given, dict):
+        return {name: _arrays_to_tensors(v) for name, v in given.items()}
     return given
 
 

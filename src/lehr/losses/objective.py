@@ -77,10 +77,9 @@ class Supervised(Settings):
         *inputs, target = batch
         return model(*inputs), target
 
-    @property
-    def exact(self) -> bool:
+    def counts(self, output: Any, target: Any) -> bool:
         """Whether the loss reports its own count, so that ragged and masked microbatches weigh rightly."""
-        return returns_count(self.loss)
+        return _of_torch(self.loss) or isinstance(self.loss(output, target), tuple)
 
     def problem(self, output: Any, target: Any) -> tuple[str, list[int]] | None:
         """Say what is wrong with an output and a target before the loss sees them; None when they fit."""
@@ -122,11 +121,9 @@ def _ignored(loss: Loss) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def returns_count(loss: Loss) -> bool:
-    """Whether ``loss`` is known to give a sum and its own count."""
-    base = _unwrapped(loss)
-    known = (cross_entropy, F.cross_entropy)
-    return base in known or isinstance(base, nn.CrossEntropyLoss) or getattr(base, "returns_count", False)
+def _of_torch(loss: Loss) -> bool:
+    """Whether ``loss`` is torch's cross entropy, whose sum and count `sum_and_count` asks for."""
+    return _unwrapped(loss) is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
 
 
 def sum_and_count(loss: Loss, output: Any, target: Any) -> tuple[Tensor, Tensor | float]:

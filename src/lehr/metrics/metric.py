@@ -16,7 +16,7 @@ class Metric:
     """A named number of an evaluation.
 
     ``of="outputs"``: ``compute(output, target) -> (sum, count)`` on each batch. ``of="loss"``: ``compute(mean loss)``.
-    ``of="model"``: ``compute(model, batch) -> (sum, count)``; dear ones (decoding), only run by ``lehr eval``.
+    ``of="model"``: ``compute(model, batch) -> (sum, count)``; costly ones (decoding), only run by ``lehr eval``.
     """
 
     name: str

@@ -51,9 +51,7 @@ def write_report(runs: Sequence[Path], target: Path) -> Path:
         staged.replace(target)
     except OSError as error:
         staged.unlink(missing_ok=True)
-        raise SettingError(
-            f"the report {target} cannot be written: {error.strerror}"
-        ) from error
+        raise SettingError(f"the report {target} cannot be written: {error.strerror}") from error
     return target
 
 

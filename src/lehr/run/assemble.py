@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,10 @@ import torch
 from torch import nn
 
 from lehr.base import seeds
-from lehr.base.batches import split
 from lehr.base.durations import Duration
-from lehr.base.errors import LehrError, LehrWarning, RecipeFileError, SettingError
+from lehr.base.errors import LehrError, RecipeFileError, SettingError
 from lehr.base.optional import need
-from lehr.base.protocols import Batch, Loader, Stateful, Tracker
+from lehr.base.protocols import Loader, Stateful, Tracker
 from lehr.checkpoint.store import CheckpointStore
 from lehr.checkpoint.weights import load_weights
 from lehr.data.data import Splits
@@ -26,10 +24,11 @@ from lehr.data.shard import Shard
 from lehr.data.validation import validation_batches
 from lehr.dist.ranks import Ranks
 from lehr.dist.wrap import share_gradients
-from lehr.losses.objective import Objective, Supervised
+from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
 from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
+from lehr.run.checks import preflight, warn_of_no_effect
 from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import ModelSettings, Recipe
@@ -45,8 +44,7 @@ from lehr.training.evaluate import check_metrics, evaluate
 from lehr.training.events import Listeners
 from lehr.training.every import Every
 from lehr.training.loop import Loop
-from lehr.training.precision import autocast, scaler, warn_if_bf16_is_slower, warn_of_low_precision_weights
-from lehr.training.preflight import check_batch
+from lehr.training.precision import autocast, scaler, warn_of_low_precision_weights
 from lehr.training.records import TrainingRecords
 from lehr.training.scores import Scores
 from lehr.training.state import ModelState
@@ -89,6 +87,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     shard = Shard(ranks.rank, ranks.world)
     loader = training_loader(splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device)
     total_steps, every = lengths(recipe, loader)
+    warn_of_no_effect(recipe, splits, loader)
     stopping = _stopping(recipe, splits)
     store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=stopping.goal) if folder else None
     # the model under its own seed, so that its weights depend on nothing else
@@ -256,11 +255,15 @@ def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
             f"has; use 1 to {recipe.data.batch_size}"
         )
 
-    def steps(length: Duration) -> int:
+    def steps(name: str, length: Duration) -> int:
+        if length.value == 0:
+            raise SettingError(f"{name}={length} is never and always; give 1 or more, or more than {total} for never")
         return max(1, length.steps(total_steps=total, steps_per_epoch=per_epoch))
 
     return total, Every(
-        record=steps(recipe.track.every), evaluate=steps(recipe.evaluate.every), save=steps(recipe.save.every)
+        record=steps("track.every", recipe.track.every),
+        evaluate=steps("evaluate.every", recipe.evaluate.every),
+        save=steps("save.every", recipe.save.every),
     )
 
 
@@ -271,35 +274,6 @@ def resolve_schedule(recipe: Recipe, total_steps: int, loader: Loader) -> Schedu
         return recipe.schedule.resolve(total_steps=total_steps, steps_per_epoch=per_epoch)
     schedule: Schedule = recipe.schedule
     return schedule
-
-
-def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[], Any], device: torch.device) -> None:
-    """Try the first batch, and put the loader back before it."""
-    if recipe.accumulate > 1 and isinstance(recipe.objective, Supervised) and not recipe.objective.exact:
-        warnings.warn(
-            "the loss does not say how many things it counted, so its mean is weighed by the number of samples in each "
-            "microbatch: exact when all samples weigh the same, but not with masks. Return (sum, count) to be exact",
-            LehrWarning,
-            stacklevel=2,
-        )
-    in_eval = [name for name, m in model.named_modules() if not m.training and any(True for _ in m.parameters(False))]
-    if in_eval:
-        warnings.warn(
-            f"{len(in_eval)} modules with parameters are in evaluation mode (first: {in_eval[0] or 'the model'!r}) and "
-            "stay so; call model.train() where the model is made if that is not meant",
-            LehrWarning,
-            stacklevel=2,
-        )
-    start = loader.state_dict()
-    with seeds.isolated_global_generators():
-        batch: Batch = split(next(loader), recipe.accumulate)[0]  # as much as a step holds at once
-        check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast)
-        if recipe.precision == "bf16" and device.type == "cpu":
-            kept = KeptBuffers(model)
-            kept.keep()
-            warn_if_bf16_is_slower(recipe.objective, model, batch)
-            kept.put_back()
-    loader.load_state_dict(start)
 
 
 def counts_tokens(objective: Objective) -> bool:

@@ -138,7 +138,7 @@ def source_hashes(recipe: Recipe, origin: Origin) -> dict[str, str]:
         code = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
         try:
             file = inspect.getsourcefile(code)
-        except TypeError:  # built in
+        except (TypeError, OSError):  # built in, or of a session without a file
             continue
         if file is not None and Path(file).is_file() and not _installed(Path(file)):
             files.add(Path(file).resolve())

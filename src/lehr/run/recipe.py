@@ -22,7 +22,7 @@ from lehr.schedules.table import SCHEDULES
 from lehr.training.precision import Precision
 from lehr.training.stopping import Stop
 
-__all__ = ["Evaluate", "ModelSettings", "OptimizerSettings", "Recipe", "Save", "Track"]
+__all__ = ["Evaluate", "ModelSettings", "OptimizerSettings", "Recipe", "Save", "Stop", "Track"]
 
 
 @runtime_checkable

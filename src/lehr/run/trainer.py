@@ -108,6 +108,10 @@ class Trainer:
         """Make one update from ``batch``, and record, evaluate and save where that is due."""
         self.loop.step(batch)
 
+    def stop(self, reason: str) -> None:
+        """Ask for a stop at the end of this step: the run is then saved and ends as if by itself."""
+        self.loop.listeners.ask_to_stop(reason)
+
     def fit(self) -> RunResult:
         """Run to the end; returns the result."""
         with self._session():
@@ -153,7 +157,7 @@ class Trainer:
                     self._describe()
             if self.ranks.main:
                 self.assembly.saver.clean()
-            stack.enter_context(stop_on_signals(self._ask_to_stop))
+            stack.enter_context(stop_on_signals(self.stop))
             yield
 
     def _report_failure(self, kind: type[BaseException] | None, _error: Any, _trace: Any) -> None:
@@ -161,9 +165,6 @@ class Trainer:
         if kind is not None and self.folder.failure.exists():
             with contextlib.suppress(OSError, LehrError):
                 write_report([self.folder.path], self.folder.report)
-
-    def _ask_to_stop(self, reason: str) -> None:
-        self.loop.listeners.ask_to_stop(reason)
 
     @property
     def _resumed_at(self) -> int:

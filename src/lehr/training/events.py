@@ -6,8 +6,10 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from lehr.base.errors import CheckpointError, SettingError, StopRun
-from lehr.base.protocols import Method, Observer, Stateful
+from lehr.base.protocols import Method, Observer, Place, Stateful
 
 __all__ = ["Event", "Listeners"]
 
@@ -70,6 +72,14 @@ class Listeners:
             except StopRun as request:
                 self.ask_to_stop(request.reason)
 
+    def change_model(self, model: nn.Module, place: Place) -> None:
+        """Let every method change the model after an update; one that raises `StopRun` asks for a stop."""
+        for change in self.model_changes:
+            try:
+                change(model, place)
+            except StopRun as request:
+                self.ask_to_stop(request.reason)
+
     def ask_to_stop(self, reason: str) -> None:
         """Ask for a stop at the end of the step; the first reason is kept."""
         self.stop_asked = self.stop_asked or reason
@@ -108,7 +118,8 @@ def _check(listener: Any) -> None:
         return
     if not isinstance(listener, Method):
         raise SettingError(
-            f"methods holds {listener!r}, which is neither a lehr Method nor an Observer; derive it from one of them"
+            f"methods holds {listener!r}, which is neither a lehr Method nor an Observer; give an instance of a "
+            "class derived from one of them"
         )
     for name, change in _NEEDS.items():
         if _overriding([listener], Method, name) and change not in listener.changes:

@@ -123,21 +123,21 @@ class Loop:
         self.clock.microsteps += outcome.microbatches
         self.clock.withheld_in_a_row = 0
         if self.listeners.need_place:
-            for change in self.listeners.model_changes:
-                change(self.update.model, self.place())
+            self.listeners.change_model(self.update.model, self.place())
             self.listeners.emit(Event.STEP_END, self.place())
 
     def do_what_is_due(self) -> bool:
         """Record, evaluate and save after steps where that is due; returns whether a record was made."""
-        record, evaluate, save = self.every.due(self.clock.step, last=self.clock.step == self.total_steps)
+        record, evaluation, save = self.every.due(self.clock.step, last=self.clock.step == self.total_steps)
+        evaluate = self.evaluate if evaluation else None
         if not (record or evaluate or save) or not self.settle():
             return False
         if record:
             self.scores.train_loss = self.window.mean()
             self.track(self.describe(self.clock, self.window, self.loader.epoch))
             self.window.reset()
-        if evaluate and self.evaluate is not None:
-            save |= self.evaluate_now(self.evaluate) and self.save_best
+        if evaluate:
+            save |= self.evaluate_now(evaluate) and self.save_best
         if save:
             self.save_now()
         return record

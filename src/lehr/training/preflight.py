@@ -25,8 +25,12 @@ def check_batch(
     *,
     ids: Sequence[int],
     autocast: Callable[[], Any],
-) -> None:
-    """Run the model and the loss once on ``batch`` and refuse what does not fit; nothing of the model is changed."""
+) -> bool:
+    """Run the model and the loss once on ``batch`` and refuse what does not fit; nothing of the model is changed.
+
+    Returns whether the loss counts for itself, so that microbatches of any kind weigh rightly.
+    """
+    counted = True
     kept = KeptBuffers(model)
     kept.keep()
     try:
@@ -39,6 +43,7 @@ def check_batch(
                 name = describe_callable(objective.loss)
                 facts = f"the model gives {_kind(output)}, and the target is {_kind(target)}"
                 given = _called(name, lambda: objective(model, batch), facts)
+                counted = objective.counts(output, target)
             else:
                 name = describe_callable(objective)
                 given = _called(name, lambda: objective(model, batch))
@@ -50,6 +55,7 @@ def check_batch(
             )
     finally:
         kept.put_back()
+    return counted
 
 
 def explain(model: nn.Module, objective: Objective, batch: Batch, ids: Sequence[int]) -> LehrError | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lehr.base.errors import LehrError, LehrWarning, NonFiniteError, RunError
+from lehr.base.errors import LehrError, LehrWarning, NonFiniteError, RunError, StopRun
 from lehr.base.protocols import Batch, Loader, Record
 from lehr.dist.collectives import first_given
 from lehr.losses.objective import Objective
@@ -81,6 +81,11 @@ class Trouble:
         )
         blame = first_given(blame if blame.kind != "unknown" else None, self.update.ranks) or blame
         self._found = {"value": value, "number": repr(number)} | dataclasses.asdict(blame)
+        if blame.kind == "parameter":
+            return (
+                f"the {value} is {number} at step {step}: {blame.sentence()}, from the start or since an earlier "
+                "update. Lower the learning rate or mend the model, and start again"
+            )
         return (
             f"the {value} is {number} at step {step}: {blame.sentence()}. The weights are as they were before this "
             "step. Lower the learning rate, clip the gradients or mend the data; --set nonfinite=skip leaves such "
@@ -111,6 +116,8 @@ class Trouble:
         """Return the error to raise for ``error``: one that names the samples where the data was at fault."""
         if isinstance(error, LehrError):
             return error
+        if isinstance(error, StopRun):
+            return RunError("a method raised StopRun in the middle of a step; raise it in step_end, or in an Observer")
         return explain(self.model, self.objective, batch, self.loader.ids) or error
 
     def note(self, error: Exception, step: int) -> None:

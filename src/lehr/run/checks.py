@@ -1,0 +1,78 @@
+"""What is said before the first step: settings without a use, and a first batch that does not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lehr.base import seeds
+from lehr.base.batches import split
+from lehr.base.errors import LehrWarning, NoEffectWarning
+from lehr.base.protocols import Batch, Loader
+from lehr.data.data import Splits
+from lehr.data.stream import StreamLoader
+from lehr.run.recipe import Evaluate, Recipe
+from lehr.training.buffers import KeptBuffers
+from lehr.training.precision import warn_if_bf16_is_slower
+from lehr.training.preflight import check_batch
+
+__all__ = ["preflight", "warn_of_no_effect"]
+
+
+def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
+    """Name the settings that were given, but for which this run has no use."""
+    data, evaluation, stop = recipe.data, recipe.evaluate, recipe.stop
+    unused: dict[str, list[tuple[str, bool]]] = {
+        "there is no validation data": [
+            ("data.val_batch_size", splits.val is None and data.val_batch_size is not None),
+            ("evaluate.every", splits.val is None and evaluation.every != Evaluate().every),
+            ("evaluate.batches", splits.val is None and evaluation.batches is not None),
+            ("evaluate.monitor", splits.val is None and evaluation.monitor != Evaluate().monitor),
+        ],
+        "the data is no stream, and is gone on with where it stopped": [
+            ("data.replay", data.replay and not isinstance(loader, StreamLoader))
+        ],
+        "nothing stops early without stop.patience": [("stop.min_delta", stop.min_delta > 0 and stop.patience is None)],
+        "nothing stops early without stop.patience or stop.val_loss": [
+            ("stop.min_steps", stop.min_steps > 0 and stop.patience is None and stop.val_loss is None)
+        ],
+        "no weights are loaded": [("weights_allow", bool(recipe.weights_allow) and recipe.weights is None)],
+    }
+    for why, settings in unused.items():
+        names = [name for name, holds in settings if holds]
+        if names:
+            verb = "has" if len(names) == 1 else "have"
+            warnings.warn(f"{', '.join(names)} {verb} no effect: {why}", NoEffectWarning, stacklevel=3)
+
+
+def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[], Any], device: torch.device) -> None:
+    """Try the first batch, and put the loader back before it."""
+    in_eval = [name for name, m in model.named_modules() if not m.training and any(True for _ in m.parameters(False))]
+    if in_eval:
+        warnings.warn(
+            f"{len(in_eval)} modules with parameters are in evaluation mode (first: {in_eval[0] or 'the model'!r}) and "
+            "stay so; call model.train() where the model is made if that is not meant",
+            LehrWarning,
+            stacklevel=3,
+        )
+    start = loader.state_dict()
+    with seeds.isolated_global_generators():
+        batch: Batch = split(next(loader), recipe.accumulate)[0]  # as much as a step holds at once
+        counted = check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast)
+        if recipe.precision == "bf16" and device.type == "cpu":
+            kept = KeptBuffers(model)
+            kept.keep()
+            warn_if_bf16_is_slower(recipe.objective, model, batch)
+            kept.put_back()
+    loader.load_state_dict(start)
+    if recipe.accumulate > 1 and not counted:
+        warnings.warn(
+            "the loss does not say how many things it counted, so its mean is weighed by the number of samples in each "
+            "microbatch: exact when all samples weigh the same, but not with masks. Return (sum, count) to be exact",
+            LehrWarning,
+            stacklevel=3,
+        )
