@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lehr
-from lehr.base.errors import NoEffectWarning, SettingError
+from lehr.base.errors import SettingError
 from lehr.base.settings import Settings, override
 from lehr.data import Data
 from lehr.optim import Muon
@@ -155,25 +155,6 @@ def on(train: Any, **given: Any) -> dict[str, Any]:
 
 
 SAMPLES = list(zip(*points(), strict=True))
-NO_STREAM = "data.replay has no effect: the data is no stream"
-NOTHING_TO_DO: dict[str, tuple[dict[str, Any], str]] = {
-    "a validation batch size": (trained_on(val_batch_size=3), "data.val_batch_size has no effect: there is no validation"),
-    "a part of the validation": (trained_on() | {"evaluate": Evaluate(batches=2)}, "evaluate.batches has no effect: there is"),
-    "replay of tensors": (on(points(), batch_size=8, replay=True), NO_STREAM),
-    "replay of samples": (on(SAMPLES, batch_size=8, replay=True), NO_STREAM),
-    "replay of a DataLoader of samples": (on(held_out(), replay=True), NO_STREAM),
-    "patterns": ({"weights_allow": ("head.*",)}, "weights_allow has no effect: no weights"),
-    "a delta": ({"stop": Stop(val_loss=0.1, min_delta=0.1)}, "stop.min_delta has no effect: nothing stops early without"),
-    "least steps": ({"stop": Stop(min_steps=5)}, "stop.min_steps has no effect: nothing stops early without"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", NOTHING_TO_DO)
-def test_a_setting_with_nothing_to_act_on_is_said(tmp_path: Path, case: str) -> None:
-    """It is no error: what it belongs to may have been switched off for once, with ``--set stop.patience=none``."""
-    changes, message = NOTHING_TO_DO[case]
-    with pytest.warns(NoEffectWarning, match=message):
-        lehr.train(recipe(steps=2, **changes), run_dir=tmp_path / "run")
 
 
 def whole(model: nn.Module, batch: Any, *, seen: list[Any]) -> tuple[Tensor, int]:

@@ -152,12 +152,16 @@ class CheckpointStore:
 
     def read(self, found: Found) -> dict[str, Any]:
         """Return the parts of a verified checkpoint."""
-        plain = json.loads((found.path / "state.json").read_bytes())
         parts = {}
-        for name, content in plain.items():
-            tensors = found.path / f"{name}.safetensors"
-            loaded = safetensors.torch.load_file(tensors) if tensors.name in found.manifest["files"] else {}
-            parts[name] = decode(content, loaded)
+        try:
+            for name, content in json.loads((found.path / "state.json").read_bytes()).items():
+                tensors = found.path / f"{name}.safetensors"
+                loaded = safetensors.torch.load_file(tensors) if tensors.name in found.manifest["files"] else {}
+                parts[name] = decode(content, loaded)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{found.path} cannot be read, although it is what its manifest says: {error}"
+            ) from error
         return parts
 
 
