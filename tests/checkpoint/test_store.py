@@ -149,6 +149,29 @@ def test_best_and_last_are_always_there_and_never_more_than_k_plus_two(
             assert store.best().step == first  # type: ignore[union-attr]
 
 
+def test_an_old_one_goes_only_when_the_new_one_has_been_verified(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, gone = files.remove_folder, list[str]()
+
+    def watched(folder: Path) -> None:
+        found = store.newest()
+        assert found is not None and found.step == 40 and not found.passed_over
+        gone.append(folder.name)
+        remove(folder)
+
+    monkeypatch.setattr(files, "remove_folder", watched)
+    store.save(40, state(40.0))
+    assert gone == ["step-00000010"]
+    write = files.write_synced
+    monkeypatch.setattr(
+        files, "write_synced", lambda path, content: write(path, content[: -1 if "model" in path.name else None])
+    )
+    with pytest.raises(CheckpointError, match="step 50 could not be written .* has .* bytes instead of"):
+        store.save(50, state(50.0))
+    assert gone == ["step-00000010"] and store.newest().step == 40  # type: ignore[union-attr]
+
+
 def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, code: int) -> list[str]:
     """Let the ``place``-th system call of a save fail; returns the calls that were made."""
     calls: list[str] = []

@@ -31,12 +31,12 @@ class Stop(Settings):
 
 
 def improves(value: float, best: float | None, *, goal: Goal = "min", min_delta: float = 0.0) -> bool:
-    """Whether ``value`` is better than ``best`` by more than ``min_delta``: an equal value and NaN are not.
+    """Whether ``value`` is better than ``best`` by more than ``min_delta``: an equal one, NaN and infinities are not.
 
-    >>> improves(1.0, None), improves(1.0, 1.0), improves(math.nan, None), improves(0.9, 1.0, min_delta=0.2)
+    >>> improves(1.0, None), improves(1.0, 1.0), improves(math.inf, 1.0, goal="max"), improves(0.9, 1.0, min_delta=0.2)
     (True, False, False, False)
     """
-    if math.isnan(value):
+    if not math.isfinite(value):
         return False
     if best is None:
         return True

@@ -13,6 +13,9 @@ from lehr.training.steps.eager import Outcome
 
 __all__ = ["Window"]
 
+MOST_PENDING = 1000
+"""Steps that wait to be read, at the most; each takes a few hundred bytes."""
+
 
 class Window:
     """Sums the loss and the count over the steps since the last record, and brings the clock's counters up to date.
@@ -29,6 +32,11 @@ class Window:
     def __init__(self) -> None:
         self.total, self.count, self.norm = 0.0, 0.0, 0.0
         self._pending: list[Outcome] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether so many steps are pending that they are to be read, record or not."""
+        return len(self._pending) >= MOST_PENDING
 
     def add(self, outcome: Outcome) -> None:
         """Keep one applied step; nothing is read."""
