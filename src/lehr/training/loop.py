@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NoReturn
 
-from lehr.base.errors import StopRun
+from lehr.base.errors import CheckpointError
 from lehr.base.protocols import Batch, Loader, Place, Record, Tracker
 from lehr.training.clock import Clock
 from lehr.training.events import Event, Listeners
@@ -65,8 +65,6 @@ class Loop:
     scores: Scores
     stopped: str | None = None
     saved_at: int | None = None
-    in_hand: bool = False
-    """Whether a batch has been taken from the loader whose update has neither been applied nor withheld."""
     positions: list[Any] = field(default_factory=list)
     """Where the loader was before each batch that is pending; without a latch, before the last one."""
 
@@ -80,7 +78,6 @@ class Loop:
         """Yield the batches to call `step` with, from RUN_START to RUN_END."""
         self.clock.tick()
         self.listeners.emit(Event.RUN_START, self.place())
-        self.catch_up()
         while self.clock.step < self.total_steps and self.stopped is None:
             yield self.next_batch()
         self.stopped = self.stopped or "finished"
@@ -90,21 +87,12 @@ class Loop:
         self.clock.tick()
         self.listeners.emit(Event.RUN_END, self.place(), self.stopped)
 
-    def catch_up(self) -> None:
-        """Make the evaluation that an interruption has cut short."""
-        _, evaluation, _ = self.every.due(self.clock.step, last=self.clock.step == self.total_steps)
-        if evaluation and self.evaluate and self.clock.step and self.scores.evaluated_at != self.clock.step:
-            if self.evaluate_now(self.evaluate) and self.save_best:
-                self.save_now()
-            self.stopped = self.agree(self.listeners.stop_asked, True)
-
     def next_batch(self) -> Batch:
         """Return the next batch, and note where it began."""
         started = perf_counter()
         if self.update.latch is None:  # no earlier step will be gone back to
             self.positions.clear()
         self.positions.append(self.loader.state_dict())
-        self.in_hand = True
         try:
             batch = next(self.loader)
         except Exception as error:
@@ -117,13 +105,11 @@ class Loop:
         started = perf_counter()
         place = self.place() if self.listeners.need_place else None
         try:
-            if self.listeners.batch_ready:
-                batch = self.update.changed(batch, self.clock.step, place)
+            for change in self.listeners.batch_ready:
+                batch = change(batch, place)
             outcome = self.update(batch, self.clock.step, place)
             if outcome.withheld is not None:
-                record = self.trouble.withheld(outcome, batch, self.clock)
-                self.in_hand = False
-                self.track(record)
+                self.track(self.trouble.withheld(outcome, batch, self.clock))
             else:
                 self.applied(outcome)
             self.clock.train_seconds += perf_counter() - started
@@ -138,11 +124,8 @@ class Loop:
         self.clock.step += 1
         self.clock.microsteps += outcome.microbatches
         self.clock.withheld_in_a_row = 0
-        self.in_hand = False
         if self.listeners.need_place:
             self.listeners.change_model(self.update.model, self.place())
-        self.update.writing = False
-        if self.listeners.need_place:
             self.listeners.emit(Event.STEP_END, self.place())
 
     def do_what_is_due(self) -> bool:
@@ -171,12 +154,9 @@ class Loop:
         return not rewound
 
     def evaluate_now(self, evaluate: Callable[[], dict[str, float]]) -> bool:
-        """Evaluate, and return whether the monitored value is the best so far. A preempted one leaves no trace."""
+        """Evaluate, and return whether the monitored value is the best so far."""
         self.listeners.emit(Event.EVAL_START, self.place())
-        try:
-            values = evaluate()
-        except StopRun:
-            return False
+        values = evaluate()
         better = self.scores.take(values, step=self.clock.step)
         self.track({"step": self.clock.step, "split": "val", **values})
         self.listeners.emit(Event.EVAL_END, self.place(), values)
@@ -200,26 +180,16 @@ class Loop:
         return Place(self.clock.step, self.loader.epoch, self.total_steps)
 
     def fail(self, error: Exception, batch: Batch) -> NoReturn:
-        """End the run with what is known, and save it as it was after the last whole update."""
+        """End the run with what is known. A withheld update has changed nothing, so what was before it is saved."""
         explained = error if batch is None else self.trouble.explained(error, batch)
         self.trouble.note(explained, self.clock.step)
-        if not self.update.writing and self.trouble.left_healthy(explained):
+        unsaved = self.loader.seekable and self.saved_at != self.clock.step
+        if unsaved and self.positions and self.trouble.left_healthy(explained):
+            self.loader.load_state_dict(self.positions[-1])
+            self.window.settle(self.clock)
             try:
-                self.save_last_whole()
-            except Exception as unsaved:
-                explained.add_note(f"the steps since the last checkpoint are lost: {unsaved}")
-        try:
-            self.listeners.emit(Event.RUN_FAILED, self.place(), explained)
-        except Exception as another:
-            explained.add_note(f"a listener failed as well: {type(another).__name__}: {another}")
+                self.save_now()
+            except CheckpointError as error_of_save:
+                explained.add_note(str(error_of_save))
+        self.listeners.emit(Event.RUN_FAILED, self.place(), explained)
         raise explained from (error.__cause__ if explained is error else error)
-
-    def save_last_whole(self) -> None:
-        """Put back what the step in hand has touched, and save, if there is something new."""
-        before = self.positions[-1] if self.in_hand else None
-        if self.in_hand:
-            self.update.buffers.put_back()
-        if self.settle() and before is not None:
-            self.loader.load_state_dict(before)
-        if self.saved_at != self.clock.step:
-            self.save_now()
