@@ -45,6 +45,12 @@ class Clock:
         self.wall_seconds += now - self.ticked if self.ticked is not None else 0.0
         self.ticked = now
 
+    def advance(self, microbatches: int) -> None:
+        """Count one applied update."""
+        self.step += 1
+        self.microsteps += microbatches
+        self.withheld_in_a_row = 0
+
     def state_dict(self) -> dict[str, Any]:
         """Return all counters."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "ticked"}

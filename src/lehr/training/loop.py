@@ -24,13 +24,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 
-from lehr.base.errors import CheckpointError
+from lehr.base.errors import StopRun
 from lehr.base.protocols import Batch, Loader, Place, Record, Tracker
 from lehr.training.clock import Clock
 from lehr.training.events import Event, Listeners
 from lehr.training.every import Every
+from lehr.training.failing import fail
 from lehr.training.scores import Scores
 from lehr.training.steps.eager import EagerStep, Outcome
 from lehr.training.trouble import Trouble
@@ -65,6 +66,8 @@ class Loop:
     scores: Scores
     stopped: str | None = None
     saved_at: int | None = None
+    in_hand: bool = False
+    """Whether a batch has been taken from the loader whose update has neither been applied nor withheld."""
     positions: list[Any] = field(default_factory=list)
     """Where the loader was before each batch that is pending; without a latch, before the last one."""
 
@@ -78,6 +81,7 @@ class Loop:
         """Yield the batches to call `step` with, from RUN_START to RUN_END."""
         self.clock.tick()
         self.listeners.emit(Event.RUN_START, self.place())
+        self.catch_up()
         while self.clock.step < self.total_steps and self.stopped is None:
             yield self.next_batch()
         self.stopped = self.stopped or "finished"
@@ -87,16 +91,25 @@ class Loop:
         self.clock.tick()
         self.listeners.emit(Event.RUN_END, self.place(), self.stopped)
 
+    def catch_up(self) -> None:
+        """Make the evaluation that an interruption has cut short."""
+        _, evaluation, _ = self.every.due(self.clock.step, last=self.clock.step == self.total_steps)
+        if evaluation and self.evaluate and self.clock.step and self.scores.evaluated_at != self.clock.step:
+            if self.evaluate_now(self.evaluate) and self.save_best:
+                self.save_now()
+            self.stopped = self.agree(self.listeners.stop_asked, True)
+
     def next_batch(self) -> Batch:
         """Return the next batch, and note where it began."""
         started = perf_counter()
         if self.update.latch is None:  # no earlier step will be gone back to
             self.positions.clear()
         self.positions.append(self.loader.state_dict())
+        self.in_hand = True
         try:
             batch = next(self.loader)
         except Exception as error:
-            self.fail(error, None)
+            fail(self, error, None)
         self.clock.train_seconds += perf_counter() - started
         return batch
 
@@ -105,27 +118,30 @@ class Loop:
         started = perf_counter()
         place = self.place() if self.listeners.need_place else None
         try:
-            for change in self.listeners.batch_ready:
-                batch = change(batch, place)
+            if self.listeners.batch_ready:
+                batch = self.update.changed(batch, self.clock.step, place)
             outcome = self.update(batch, self.clock.step, place)
             if outcome.withheld is not None:
-                self.track(self.trouble.withheld(outcome, batch, self.clock))
+                record = self.trouble.withheld(outcome, batch, self.clock)
+                self.in_hand = False
+                self.track(record)
             else:
                 self.applied(outcome)
             self.clock.train_seconds += perf_counter() - started
             recorded = outcome.withheld is None and self.do_what_is_due()
             self.stopped = self.agree(self.listeners.stop_asked, recorded)
         except Exception as error:
-            self.fail(error, batch)
+            fail(self, error, batch)
 
     def applied(self, outcome: Outcome) -> None:
         """Move the clock past an applied update and tell those who listen."""
         self.window.add(outcome)
-        self.clock.step += 1
-        self.clock.microsteps += outcome.microbatches
-        self.clock.withheld_in_a_row = 0
+        self.clock.advance(outcome.microbatches)
+        self.in_hand = False
         if self.listeners.need_place:
             self.listeners.change_model(self.update.model, self.place())
+        self.update.writing = False
+        if self.listeners.need_place:
             self.listeners.emit(Event.STEP_END, self.place())
 
     def do_what_is_due(self) -> bool:
@@ -154,9 +170,12 @@ class Loop:
         return not rewound
 
     def evaluate_now(self, evaluate: Callable[[], dict[str, float]]) -> bool:
-        """Evaluate, and return whether the monitored value is the best so far."""
+        """Evaluate, and return whether the monitored value is the best so far. A preempted one leaves no trace."""
         self.listeners.emit(Event.EVAL_START, self.place())
-        values = evaluate()
+        try:
+            values = evaluate()
+        except StopRun:
+            return False
         better = self.scores.take(values, step=self.clock.step)
         self.track({"step": self.clock.step, "split": "val", **values})
         self.listeners.emit(Event.EVAL_END, self.place(), values)
@@ -178,18 +197,3 @@ class Loop:
     def place(self) -> Place:
         """Return where the run is."""
         return Place(self.clock.step, self.loader.epoch, self.total_steps)
-
-    def fail(self, error: Exception, batch: Batch) -> NoReturn:
-        """End the run with what is known. A withheld update has changed nothing, so what was before it is saved."""
-        explained = error if batch is None else self.trouble.explained(error, batch)
-        self.trouble.note(explained, self.clock.step)
-        unsaved = self.loader.seekable and self.saved_at != self.clock.step
-        if unsaved and self.positions and self.trouble.left_healthy(explained):
-            self.loader.load_state_dict(self.positions[-1])
-            self.window.settle(self.clock)
-            try:
-                self.save_now()
-            except CheckpointError as error_of_save:
-                explained.add_note(str(error_of_save))
-        self.listeners.emit(Event.RUN_FAILED, self.place(), explained)
-        raise explained from (error.__cause__ if explained is error else error)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lehr.base.errors import LehrError, LehrWarning, NonFiniteError, RunError, StopRun
+from lehr.base.errors import CheckpointError, LehrError, LehrWarning, NonFiniteError, RunError, StopRun
 from lehr.base.protocols import Batch, Loader, Record
 from lehr.dist.collectives import first_given
 from lehr.losses.objective import Objective
@@ -68,17 +68,18 @@ class Trouble:
     def _nonfinite(self, outcome: Outcome, batch: Batch, step: int) -> str:
         value = "loss" if not math.isfinite(outcome.total) else "gradient norm"
         number = outcome.total if value == "loss" else outcome.norm
-        blame = find_nonfinite(
-            self.model,
-            self.objective,
-            batch,
-            ids=self.loader.ids,
-            accumulate=self.update.accumulate,
-            noise=self.update.noise,
-            step=step,
-            device=self.update.device,
-            autocast=self.update.autocast,
-        )
+        with self.update.buffers.kept():
+            blame = find_nonfinite(
+                self.model,
+                self.objective,
+                batch,
+                ids=self.loader.ids,
+                accumulate=self.update.accumulate,
+                noise=self.update.noise,
+                step=step,
+                device=self.update.device,
+                autocast=self.update.autocast,
+            )
         blame = first_given(blame if blame.kind != "unknown" else None, self.update.ranks) or blame
         self._found = {"value": value, "number": repr(number)} | dataclasses.asdict(blame)
         if blame.kind == "parameter":
@@ -118,7 +119,8 @@ class Trouble:
             return error
         if isinstance(error, StopRun):
             return RunError("a method raised StopRun in the middle of a step; raise it in step_end, or in an Observer")
-        return explain(self.model, self.objective, batch, self.loader.ids) or error
+        with self.update.buffers.kept():
+            return explain(self.model, self.objective, batch, self.loader.ids) or error
 
     def note(self, error: Exception, step: int) -> None:
         """Write what is known about a failure to the run folder."""
@@ -130,5 +132,5 @@ class Trouble:
                 error.add_note(f"{self.evidence} could not be written: {unwritten.strerror or unwritten}")
 
     def left_healthy(self, error: Exception) -> bool:
-        """Whether the state before the failed step is known, and worth a checkpoint: bad weights are not."""
-        return isinstance(error, RunError) and self._found.get("kind") != "parameter"
+        """Whether the state before the failed step is worth a checkpoint: weights that are not finite are not."""
+        return self._found.get("kind") != "parameter" and not isinstance(error, CheckpointError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from lehr.training.steps.latch import Latch, set_found_inf
 from lehr.training.untrained import Untrained
 
 __all__ = ["EagerStep", "Outcome", "Withheld"]
+
+_BEFORE = -1
+"""Stands for the microbatch in the address of what is drawn before there are any."""
+_SHARED = contextlib.nullcontext()
 
 Withheld = Literal["nonfinite", "overflow", "empty"]
 """Why an update did not happen: something not finite, fp16's range left, or nothing to count."""
@@ -71,6 +76,8 @@ class EagerStep:
     latch: Latch | None = None
     untrained: Untrained | None = None
     """Looks at the first steps for parameters that nothing reaches."""
+    writing: bool = False
+    """Whether weights are being changed, so that an error leaves them between two updates."""
 
     def __post_init__(self) -> None:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -81,8 +88,16 @@ class EagerStep:
 
     def __call__(self, batch: Batch, step: int, place: Place | None) -> Outcome:
         """Train on ``batch`` as update number ``step``; the parameters are untouched when it is withheld."""
-        if self.buffers:
-            self.buffers.keep()
+        self.buffers.keep()
+        try:
+            return self.attempt(batch, step, place)
+        except Exception:
+            if not self.writing:
+                self.buffers.put_back()
+            raise
+
+    def attempt(self, batch: Batch, step: int, place: Place | None) -> Outcome:
+        """As `__call__`; an error may leave buffers changed."""
         microbatches = split(batch, self.accumulate)
         total, count, divisor = self.backward(microbatches, step, place)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -96,6 +111,13 @@ class EagerStep:
         for parameter in self.parameters:
             parameter.grad = None
         return outcome if len(microbatches) == 1 else outcome._replace(microbatches=len(microbatches))
+
+    def changed(self, batch: Batch, step: int, place: Place | None) -> Batch:
+        """Return the batch as the methods change it, with draws that follow from the step."""
+        seeds.seed_noise(self.noise, step, _BEFORE, self.device.type)
+        for change in self.listeners.batch_ready:
+            batch = change(batch, place)
+        return batch
 
     def backward(
         self, microbatches: list[Batch], step: int, place: Place | None
@@ -112,16 +134,14 @@ class EagerStep:
         last = len(microbatches) - 1
         for index, microbatch in enumerate(microbatches):
             seeds.seed_noise(self.noise, step, index, self.device.type)
-            with self.autocast():
-                loss, counted = self.objective(self.called, microbatch)
-                for add in self.listeners.loss_ready:
-                    loss = add(loss, counted, self.model, place)
-            if divisor is None:
-                divisor = self.first_divisor(counted, len(microbatches))
-            if index < last:
-                with without_sync(self.called):
-                    torch.autograd.backward(loss, self.unit(divisor, loss))
-            else:
+            # ranks share gradients after the last microbatch; what decides it is the forward pass, not the backward
+            with without_sync(self.called) if index < last else _SHARED:
+                with self.autocast():
+                    loss, counted = self.objective(self.called, microbatch)
+                    for add in self.listeners.loss_ready:
+                        loss = add(loss, counted, self.model, place)
+                if divisor is None:
+                    divisor = self.first_divisor(counted, len(microbatches))
                 torch.autograd.backward(loss, self.unit(divisor, loss))
             total = total + loss.detach() if index else loss.detach()
             count = count + counted if index else counted
@@ -201,6 +221,7 @@ class EagerStep:
         """Set the rates and let the optimizers change the parameters."""
         for change in self.listeners.grads_ready:
             change(self.model, place)
+        self.writing = True
         factor = self.schedule(step)
         for group, base in self.rates:
             group["lr"] = base * factor
@@ -211,6 +232,6 @@ class EagerStep:
         """Leave everything as it was before the step."""
         if self.buffers:
             self.buffers.put_back()
-        if self.scaler is not None and outcome.withheld == "overflow":
+        if self.scaler is not None:
             self.scaler.update()
         return outcome
