@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from lehr.base.errors import DataError, SettingError
+from lehr.base.errors import DataError, LehrWarning, SettingError
 from lehr.base.protocols import Loader
 from lehr.data import Data, training_loader
 from lehr.data.order import ShuffledOrder, shuffled
@@ -127,7 +127,7 @@ def test_going_on_from_any_position_gives_the_same_batches(kind: str) -> None:
 def test_the_state_is_plain_and_small(kind: str) -> None:
     loader = make(kind)
     next(loader)
-    assert loader.state_dict() == {"epoch": 0, "batch": 1}
+    assert loader.state_dict() == {"epoch": 0, "batch": 1, "batch_size": 5, "samples": 24}
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -194,6 +194,71 @@ def test_resuming_reads_nothing_of_what_was_passed_however_much_it_was() -> None
     next(loader)
     assert time.perf_counter() - start < 1.0
     assert len(samples.read) == 10
+
+
+def sized(kind: str, *, samples: int = 24, batch_size: int) -> Loader:
+    """Return a loader over the numbers below ``samples``, in memory or sample by sample."""
+    data = (torch.arange(samples),) if kind == "tensors" else list(range(samples))
+    return training_loader(data, Data(batch_size=batch_size), seed=3)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "samples"])
+@pytest.mark.parametrize(("batches", "expected"), [(3, 2), (8, 8), (9, 6), (12, 8)])
+def test_another_batch_size_goes_on_at_the_same_sample(kind: str, batches: int, expected: int) -> None:
+    """Epochs of 6 batches of 4 and of 4 batches of 6: 12 samples are 3 or 2 batches; no batch begins at sample 8."""
+    before, after, alone = sized(kind, batch_size=4), sized(kind, batch_size=6), sized(kind, batch_size=6)
+    rows(before, batches)
+    if batches == 8:
+        with pytest.warns(LehrWarning, match=r"batch 2 of epoch 1, in batches of 4 of 24 samples; no batch of 6 of 24"):
+            after.load_state_dict(before.state_dict())
+    else:
+        after.load_state_dict(before.state_dict())
+    rows(alone, expected)
+    assert after.epoch == alone.epoch == batches // 6 + (batches == 8)
+    assert rows(after, 9) == rows(alone, 9)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "samples"])
+def test_other_data_begins_at_an_epoch_and_every_batch_is_full(kind: str) -> None:
+    before, after = sized(kind, samples=64, batch_size=4), sized(kind, samples=24, batch_size=4)
+    rows(before, 16 + 13)
+    with pytest.warns(LehrWarning, match=r"the rest of that epoch is left out"):
+        after.load_state_dict(before.state_dict())
+    assert after.epoch == 2
+    batches = rows(after, 12)
+    assert after.epoch == 4
+    assert all(len(batch[0] if kind == "tensors" else batch) == 4 for batch in batches)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "samples"])
+def test_a_position_of_an_old_checkpoint(kind: str) -> None:
+    """It did not say in what it counts, and the end of an epoch was the batch behind its last."""
+    old, alone = sized(kind, batch_size=4), sized(kind, batch_size=4)
+    old.load_state_dict({"epoch": 1, "batch": 6})
+    rows(alone, 12)
+    assert old.epoch == 2 and rows(old, 3) == rows(alone, 3)
+    with pytest.warns(LehrWarning, match="is left out"):
+        old.load_state_dict({"epoch": 1, "batch": 13})
+    assert old.epoch == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_draws_the_order_of_an_epoch_once(workers: int) -> None:
+    class Counted(torch.utils.data.RandomSampler):
+        drawn = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.drawn += 1
+            return super().__iter__()
+
+    sampler = Counted(range(24))
+    given_ = DataLoader(list(range(24)), batch_size=4, sampler=sampler, num_workers=workers)
+    loader = training_loader(given_, Data(), seed=0)
+    before = sampler.drawn
+    for batch in itertools.islice(loader, 17):
+        assert loader.ids == batch.tolist()
+    loader.close()
+    assert sampler.drawn - before <= 3, "epochs 1 and 2, and 3 that is read ahead"
 
 
 def test_making_an_iterator_draws_nothing_from_the_global_generator() -> None:

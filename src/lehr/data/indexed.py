@@ -9,7 +9,7 @@ import torch
 
 from lehr.base.batches import to_device
 from lehr.base.protocols import Batch
-from lehr.data.order import ShuffledOrder
+from lehr.data.order import ShuffledOrder, position, position_of
 from lehr.data.shard import Shard
 from lehr.data.sources import Source
 
@@ -17,7 +17,7 @@ __all__ = ["IndexedLoader"]
 
 
 class IndexedLoader:
-    """Batches of a `Source`, one indexing operation each; its whole state is (epoch, batch).
+    """Batches of a `Source`, one indexing operation each; its whole state is how many it has handed out.
 
     >>> from lehr.data.sources import TensorSource
     >>> loader = IndexedLoader(TensorSource((torch.arange(5),)), ShuffledOrder(5, batch_size=2, seed=0), seed=0)
@@ -39,7 +39,7 @@ class IndexedLoader:
         self.source, self.order, self.seed, self.shard = source, order, seed, shard
         self.steps_per_epoch: int | None = order.batches_per_epoch
         self._device = device if device is not None and device.type != "cpu" else None
-        self._epoch = self._batch = 0
+        self._handed_out = 0
         self._indices = torch.empty(0, dtype=torch.long)
 
     @property
@@ -50,29 +50,28 @@ class IndexedLoader:
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
-        return self._epoch + (self._batch == self.order.batches_per_epoch)
+        return self._handed_out // self.order.batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        if self._batch == self.order.batches_per_epoch:
-            self._epoch, self._batch = self._epoch + 1, 0
-        indices = self.order.batch(self._epoch, self._batch)
+        epoch, place = divmod(self._handed_out, self.order.batches_per_epoch)
+        indices = self.order.batch(epoch, place)
         if self.shard.count > 1:
             indices = self.shard.of(indices)
-        self._batch += 1
+        self._handed_out += 1
         self._indices = indices
-        batch = self.source.take(indices, epoch=self._epoch, seed=self.seed)
+        batch = self.source.take(indices, epoch=epoch, seed=self.seed)
         return batch if self._device is None else to_device(batch, self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
-        return {"epoch": self._epoch, "batch": self._batch}
+        return position(self.order, self._handed_out)
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go to a position; nothing is read on the way."""
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._handed_out = position_of(self.order, state)
 
     def close(self) -> None:
         """Nothing to stop."""

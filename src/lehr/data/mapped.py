@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
@@ -14,22 +16,13 @@ from lehr.base import seeds
 from lehr.base.batches import to_device
 from lehr.base.errors import DataError
 from lehr.base.protocols import Batch
+from lehr.data.order import Order, position, position_of
 from lehr.data.shard import Shard
 
 __all__ = ["MappedLoader", "worker_options"]
 
 Address = tuple[int, Any]
 """(epoch, index): all that a sample's own draws depend on."""
-
-
-class Order(Protocol):
-    """Which samples make which batch."""
-
-    batch_size: int
-    batches_per_epoch: int
-
-    def batch(self, epoch: int, index: int) -> Any:
-        """Return the indices of one batch."""
 
 
 @dataclass(frozen=True)
@@ -123,38 +116,39 @@ class MappedLoader:
         self._collate = _Collate(collate or default_collate)
         self._device = device if device is not None and device.type != "cpu" else None
         self._options = dict(options or {})
-        self._epoch = self._batch = 0
+        self._handed_out = 0
+        self._ahead: deque[list[int]] = deque()
+        """The ids of the batches that are being read, first the next one."""
         self._batches: Iterator[Batch] | None = None
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
-        return self._epoch + (self._batch == self.order.batches_per_epoch)
+        return self._handed_out // self.order.batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
         if self._batches is None:
-            self._batches = iter(self._loader(self._places(self._epoch, self._batch)))
+            self._ahead.clear()
+            self._batches = iter(self._loader(self._places()))
         batch = next(self._batches)
-        if self._batch == self.order.batches_per_epoch:
-            self._epoch, self._batch = self._epoch + 1, 0
-        self.ids = [int(i) for i in self.shard.of(self.order.batch(self._epoch, self._batch))]
-        self._batch += 1
+        self.ids = self._ahead.popleft()
+        self._handed_out += 1
         if isinstance(batch, _Unread):
             error = DataError(batch.message)
             error.add_note(batch.place)
             raise error
         return batch if self._device is None else to_device(batch, self._device)
 
-    def _places(self, epoch: int, batch: int) -> Iterator[list[Address]]:
+    def _places(self) -> Iterator[list[Address]]:
         """Yield the addresses of each batch from here on, across epochs, so that workers never pause between them."""
-        while True:
-            while batch < self.order.batches_per_epoch:
-                yield [(epoch, int(index)) for index in self.shard.of(self.order.batch(epoch, batch))]
-                batch += 1
-            epoch, batch = epoch + 1, 0
+        for place in itertools.count(self._handed_out):
+            epoch, batch = divmod(place, self.order.batches_per_epoch)
+            ids = [int(index) for index in self.shard.of(self.order.batch(epoch, batch))]
+            self._ahead.append(ids)
+            yield [(epoch, index) for index in ids]
 
     def _loader(self, places: Iterator[list[Address]]) -> DataLoader[Any]:
         return DataLoader(
@@ -168,12 +162,12 @@ class MappedLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: what was handed out, not what the workers have read ahead."""
-        return {"epoch": self._epoch, "batch": self._batch}
+        return position(self.order, self._handed_out)
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go to a position; nothing is read on the way."""
         self.close()
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._handed_out = position_of(self.order, state)
 
     def close(self) -> None:
         """Stop worker processes."""

@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lehr.base import seeds
-from lehr.base.errors import DataError, SettingError
+from lehr.base.errors import DataError, LehrWarning, SettingError
 
-__all__ = ["SampledOrder", "ShuffledOrder", "shuffled"]
+__all__ = ["Order", "SampledOrder", "ShuffledOrder", "position", "position_of", "shuffled"]
+
+
+class Order(Protocol):
+    """Which samples make which batch."""
+
+    batch_size: int
+    num_samples: int
+    batches_per_epoch: int
+
+    def batch(self, epoch: int, index: int) -> Any:
+        """Return the indices of one batch."""
+
+
+def position(order: Order, handed_out: int) -> dict[str, int]:
+    """Return the position of a loader that has handed out so many batches, and in what that counts.
+
+    >>> position(ShuffledOrder(10, batch_size=4, seed=0), 5)
+    {'epoch': 1, 'batch': 2, 'batch_size': 4, 'samples': 10}
+    """
+    epoch, batch = divmod(handed_out, order.batches_per_epoch)
+    return {"epoch": epoch, "batch": batch, "batch_size": order.batch_size, "samples": order.num_samples}
+
+
+def position_of(order: Order, state: Mapping[str, int]) -> int:
+    """Return how many batches have been handed out at a saved position, be it of another batch size or other data.
+
+    Where no batch begins at the sample that it had come to, and where the samples are others, the next epoch begins.
+
+    >>> smaller = ShuffledOrder(10, batch_size=2, seed=0)
+    >>> position_of(smaller, position(ShuffledOrder(10, batch_size=4, seed=0), 5))
+    9
+    """
+    epoch, batch = state["epoch"], state["batch"]
+    size, samples = state.get("batch_size", order.batch_size), state.get("samples", order.num_samples)
+    place, inside = divmod(batch * size, order.batch_size)
+    if batch and (inside or samples != order.num_samples or place > order.batches_per_epoch):
+        warnings.warn(
+            f"the run was at batch {batch} of epoch {epoch}, in batches of {size} of {samples} samples; no batch of "
+            f"{order.batch_size} of {order.num_samples} samples begins there, so the rest of that epoch is left out",
+            LehrWarning,
+            stacklevel=3,
+        )
+        place = order.batches_per_epoch
+    return epoch * order.batches_per_epoch + place
 
 
 def shuffled(num_samples: int, *, seed: int, epoch: int) -> Tensor:
@@ -82,7 +128,7 @@ class SampledOrder:
                 "from `set_epoch`"
             )
         self.batches_per_epoch = len(self._batches)
-        self.batch_size = len(self._batches[0])
+        self.batch_size, self.num_samples = len(self._batches[0]), sum(map(len, self._batches))
 
     def _draw(self, epoch: int) -> list[list[Any]]:
         for part in (self._sampler, self._batches_of):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,7 +15,7 @@ from lehr.base.protocols import Batch
 from lehr.data.data import Data
 from lehr.data.mapped import MappedLoader, worker_options
 from lehr.data.opening import as_data, is_map_style
-from lehr.data.order import SampledOrder, ShuffledOrder
+from lehr.data.order import Order, SampledOrder, ShuffledOrder
 from lehr.data.shard import Shard
 from lehr.data.sources import Source
 from lehr.data.stream import StreamReader
@@ -24,12 +24,6 @@ __all__ = ["validation_batches"]
 
 Pass = Callable[[int | None], Iterator[Batch]]
 """limit -> batches: all of them, or ``limit`` spread evenly over the data."""
-
-
-class _Order(Protocol):
-    batches_per_epoch: int
-
-    def batch(self, epoch: int, index: int) -> Any: ...
 
 
 def validation_batches(
@@ -97,9 +91,9 @@ def _source_pass(source: Source, order: ShuffledOrder, *, seed: int, shard: Shar
 class _Chosen:
     """An order of its own from some batches of another one."""
 
-    def __init__(self, order: _Order, places: list[int]) -> None:
+    def __init__(self, order: Order, places: list[int]) -> None:
         self._order, self._places = order, places
-        self.batches_per_epoch, self.batch_size = len(places), 0
+        self.batches_per_epoch, self.batch_size, self.num_samples = len(places), order.batch_size, order.num_samples
 
     def batch(self, epoch: int, index: int) -> Any:
         return self._order.batch(0, self._places[index])
@@ -107,7 +101,7 @@ class _Chosen:
 
 def _mapped_pass(
     samples: Any,
-    order: _Order,
+    order: Order,
     collate: Any,
     options: dict[str, Any],
     *,
