@@ -307,6 +307,28 @@ def test_a_stream_takes_one_reader() -> None:
         training_loader(Stream(), Data(batch_size=2, workers=3), seed=0)
 
 
+class Numbered(Stream):
+    """A stream that gives the number that its worker was told."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter([torch.tensor(TOLD)] * 4)
+
+
+TOLD = -1
+
+
+def tell(worker: int) -> None:
+    global TOLD
+    TOLD = worker
+
+
+def test_a_dataloaders_worker_init_fn_is_called_for_a_stream_too() -> None:
+    given_ = DataLoader(Numbered(), batch_size=2, num_workers=1, worker_init_fn=tell)
+    loader = training_loader(given_, Data(), seed=0)
+    assert rows(loader, 1) == [[0, 0]]
+    loader.close()
+
+
 def test_an_empty_stream_is_named() -> None:
     with pytest.raises(DataError, match="gave no batch"):
         next(training_loader(Stream(0), Data(batch_size=2), seed=0))
@@ -366,6 +388,7 @@ def test_a_sampler_that_cannot_be_repeated_is_refused() -> None:
         ((torch.arange(4),), {"batch_size": 2, "workers": 1}, "workers=1 has no effect on data in memory"),
         (3, {}, "data of type int cannot be read"),
         (DataLoader([1, 2, 3], batch_size=None), {"batch_size": 32}, "batch_size=None"),
+        (DataLoader(Stream(), batch_size=None), {"batch_size": 32}, "batch_size=None"),
         (DataLoader([1, 2, 3], batch_size=2), {"batch_size": 2, "shuffle": False}, "data.batch_size has no effect"),
     ],
 )

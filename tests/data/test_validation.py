@@ -63,3 +63,9 @@ def test_empty_validation_data_and_shared_streams_are_refused() -> None:
         validation_batches([], Data(), seed=0)
     with pytest.raises(SettingError, match="counting samples twice"):
         validation_batches(Stream(), Data(), seed=0, shard=Shard(0, 2))
+
+
+@pytest.mark.parametrize("data", [list(range(8)), Stream()], ids=["samples", "stream"])
+def test_whole_batches_without_samples_are_refused(data: object) -> None:
+    with pytest.raises(SettingError, match=r"DataLoader\(batch_size=None\) hands out whole batches"):
+        validation_batches(DataLoader(data, batch_size=None), Data(), seed=0)  # type: ignore[arg-type]

@@ -140,3 +140,24 @@ def test_a_killed_run_is_resumed_at_once_though_its_workers_live_on(here: Path) 
             os.kill(worker, signal.SIGKILL)
         first.communicate()
     assert not (here / "run" / "failure.json").exists()
+
+
+def test_a_stop_that_every_process_of_the_run_is_asked_for(here: Path) -> None:
+    """As Slurm and systemd ask, and a terminal with Ctrl-C: the workers read on until the run has saved."""
+    (here / "mine.py").write_text(NET.replace("WORKERS", "2"))
+    lehr.train("mine.py", run_dir="whole")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        run = here / f"run-{number.name}"
+        (here / "seconds").write_text("0.3")
+        command = [sys.executable, "-m", "lehr", "train", "mine.py", "--run", str(run)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=-1, stderr=-1, text=True)
+        wait_for(run / "checkpoints" / "step-00000003" / "manifest.json", process)
+        os.killpg(process.pid, number)
+        done = end(process)
+        assert done.code == 75, done.err
+        (here / "seconds").write_text("0")
+        assert lehr.resume(run).step == 12
+        assert exact(run) == exact(here / "whole")
+        last = "checkpoints/step-00000012"
+        same_files(run / last, here / "whole" / last, ["model.safetensors", "optimizer.safetensors"])

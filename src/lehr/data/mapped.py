@@ -18,8 +18,9 @@ from lehr.base.errors import DataError
 from lehr.base.protocols import Batch
 from lehr.data.order import Order, position, position_of
 from lehr.data.shard import Shard
+from lehr.data.workers import started
 
-__all__ = ["MappedLoader", "worker_options"]
+__all__ = ["MappedLoader"]
 
 Address = tuple[int, Any]
 """(epoch, index): all that a sample's own draws depend on."""
@@ -73,17 +74,6 @@ class _AddressedSamples(Dataset[Any]):
             return _unread(f"sample {index} could not be read", error)
 
 
-def worker_options(workers: int, *, given: DataLoader[Any] | None = None) -> dict[str, Any]:
-    """Return the DataLoader arguments that concern worker processes, taken over from a user's own loader."""
-    options: dict[str, Any] = {"num_workers": workers}
-    if given is not None:
-        options |= {"worker_init_fn": given.worker_init_fn, "timeout": given.timeout}
-        if workers:
-            options |= {"prefetch_factor": given.prefetch_factor}
-            options |= {"multiprocessing_context": given.multiprocessing_context}
-    return options
-
-
 class MappedLoader:
     """Batches of a map-style data set in an addressed order; resuming reads nothing of what was passed.
 
@@ -132,7 +122,7 @@ class MappedLoader:
     def __next__(self) -> Batch:
         if self._batches is None:
             self._ahead.clear()
-            self._batches = iter(self._loader(self._places()))
+            self._batches = started(self._loader(self._places()))
         batch = next(self._batches)
         self.ids = self._ahead.popleft()
         self._handed_out += 1

@@ -13,13 +13,14 @@ from lehr.base.errors import DataError, SettingError
 from lehr.base.protocols import Loader
 from lehr.data.data import Data
 from lehr.data.indexed import IndexedLoader
-from lehr.data.mapped import MappedLoader, worker_options
+from lehr.data.mapped import MappedLoader
 from lehr.data.order import SampledOrder, ShuffledOrder
 from lehr.data.shard import Shard
 from lehr.data.sources import Source, TensorSource, is_tensors
 from lehr.data.stream import StreamLoader
+from lehr.data.workers import worker_options
 
-__all__ = ["as_data", "is_map_style", "training_loader"]
+__all__ = ["as_data", "is_map_style", "refuse_whole_batches", "training_loader"]
 
 
 def as_data(given: Any) -> Any:
@@ -102,7 +103,7 @@ def training_loader(
             batch_size=settings.batch_size,
             drop_last=settings.drop_last,
             replay=settings.replay,
-            workers=settings.workers,
+            options=worker_options(settings.workers),
             collate=settings.collate,
             shard=shard,
             device=device,
@@ -141,6 +142,15 @@ def _check_shards(num_samples: int, settings: Data, shard: Shard) -> None:
         )
 
 
+def refuse_whole_batches(loader: DataLoader[Any]) -> None:
+    """Refuse a DataLoader that cannot tell samples apart."""
+    if loader.batch_sampler is None:
+        raise SettingError(
+            "DataLoader(batch_size=None) hands out whole batches that the data set made itself, so lehr cannot tell "
+            "samples apart; give the DataLoader a batch_size, or pass an iterable of samples"
+        )
+
+
 def _from_dataloader(
     loader: DataLoader[Any], settings: Data, *, seed: int, shard: Shard, device: torch.device | None
 ) -> Loader:
@@ -150,6 +160,7 @@ def _from_dataloader(
             raise SettingError(
                 f"data.{name} has no effect, since the training data is a DataLoader with its own; set it there"
             )
+    refuse_whole_batches(loader)
     if isinstance(loader.dataset, IterableDataset) or not is_map_style(loader.dataset):
         return StreamLoader(
             cast(Iterable[Any], loader.dataset),
@@ -157,15 +168,10 @@ def _from_dataloader(
             batch_size=loader.batch_size or 1,
             drop_last=loader.drop_last,
             replay=settings.replay,
-            workers=loader.num_workers,
+            options=worker_options(loader.num_workers, given=loader),
             collate=loader.collate_fn,
             shard=shard,
             device=device,
-        )
-    if loader.batch_sampler is None:
-        raise SettingError(
-            "DataLoader(batch_size=None) hands out whole batches that the data set made itself, so lehr cannot tell "
-            "samples apart; give the DataLoader a batch_size, or pass an iterable of samples"
         )
     order = SampledOrder(loader, seed=seed)
     if shard.count > 1 and any(len(order.batch(0, i)) < shard.count for i in range(order.batches_per_epoch)):

@@ -13,6 +13,7 @@ from lehr.base.batches import to_device
 from lehr.base.errors import DataError, SettingError
 from lehr.base.protocols import Batch
 from lehr.data.shard import Shard
+from lehr.data.workers import started
 
 __all__ = ["StreamLoader", "StreamReader"]
 
@@ -108,11 +109,13 @@ class StreamLoader:
         batch_size: int,
         drop_last: bool = False,
         replay: bool = False,
-        workers: int = 0,
         collate: Callable[[list[Any]], Batch] | None = None,
         shard: Shard = Shard(),
         device: torch.device | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        self._options = {"num_workers": 0} | dict(options or {})
+        workers = self._options["num_workers"]
         if iter(stream) is stream:
             raise SettingError(
                 f"{type(stream).__name__} can be read only once; give an iterable that starts again each time iter() "
@@ -128,7 +131,7 @@ class StreamLoader:
         )
         self.resumable = replay or hasattr(stream, "state_dict")
         self.ids: list[int] = []
-        self._workers, self._device = workers, device if device is not None and device.type != "cpu" else None
+        self._device = device if device is not None and device.type != "cpu" else None
         self._batches: Iterator[Any] | None = None
         self._place = dict(self._reader.start)
 
@@ -142,7 +145,7 @@ class StreamLoader:
 
     def __next__(self) -> Batch:
         if self._batches is None:
-            self._batches = iter(self._loader()) if self._workers else iter(self._reader)
+            self._batches = started(self._loader()) if self._options["num_workers"] else iter(self._reader)
         batch, self.ids, self._place = next(self._batches)
         return batch if self._device is None else to_device(batch, self._device)
 
@@ -150,9 +153,9 @@ class StreamLoader:
         return DataLoader(
             self._reader,
             batch_size=None,
-            num_workers=self._workers,
             generator=torch.Generator(),
             pin_memory=self._device is not None,
+            **self._options,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from lehr.base.batches import to_device
 from lehr.base.errors import DataError, SettingError
 from lehr.base.protocols import Batch
 from lehr.data.data import Data
-from lehr.data.mapped import MappedLoader, worker_options
-from lehr.data.opening import as_data, is_map_style
+from lehr.data.mapped import MappedLoader
+from lehr.data.opening import as_data, is_map_style, refuse_whole_batches
 from lehr.data.order import Order, SampledOrder, ShuffledOrder
 from lehr.data.shard import Shard
 from lehr.data.sources import Source
 from lehr.data.stream import StreamReader
+from lehr.data.workers import worker_options
 
 __all__ = ["validation_batches"]
 
@@ -46,6 +47,8 @@ def validation_batches(
         raise SettingError(
             "data.val_batch_size has no effect, since the validation data is a DataLoader with its own; set it there"
         )
+    if isinstance(data, DataLoader):
+        refuse_whole_batches(data)
     if isinstance(data, DataLoader) and is_map_style(data.dataset):
         return _mapped_pass(
             data.dataset,
