@@ -151,7 +151,7 @@ def test_checkpoints_that_are_all_damaged_are_listed(run: Path, verb: str) -> No
     for file in run.glob("checkpoints/*/model.safetensors"):
         file.write_bytes(b"damaged")
     message = refused(verb, run)
-    assert message.startswith("none of the checkpoints in run/checkpoints is intact")
+    assert message.startswith(f"none of the checkpoints in {run.absolute()}/checkpoints is intact")
     assert "step-00000008: model.safetensors has 7 bytes instead of" in message
 
 

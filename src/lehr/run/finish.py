@@ -39,7 +39,7 @@ def finish(assembly: Assembly, folder: RunFolder, ranks: Ranks, *, yardsticks: b
     try:
         write_report([folder.path], folder.report)
     except (OSError, SettingError) as error:  # the run is whole without it
-        warnings.warn(f"{error}; once there is room, `lehr report {folder.path}` writes it", LehrWarning, stacklevel=2)
+        warnings.warn(f"{error}; once there is room, `lehr report {folder}` writes it", LehrWarning, stacklevel=2)
     return result
 
 
@@ -53,7 +53,7 @@ def _result(assembly: Assembly, folder: RunFolder) -> RunResult:
     tokens = loop.describe.tokens  # type: ignore[attr-defined]
     seconds = clock.train_seconds
     return RunResult(
-        run=str(folder.path),
+        run=str(folder),
         step=clock.step,
         train_loss=scores.train_loss,
         val_loss=values.get("loss"),

@@ -15,14 +15,15 @@ from lehr.base.errors import FAILED, LehrError, SettingError
 from lehr.base.settings import strict
 from lehr.checkpoint.files import write_synced
 
-__all__ = ["RunFolder", "new_run_name"]
+__all__ = ["RunFolder", "claim_new", "give_up"]
 
 
 class RunFolder:
     """``recipe.json environment.json metrics.jsonl checkpoints/ report.html result.json``, and ``failure.json``."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._given = path
+        self.path = path = path.absolute()  # the user's code may change the directory
         self.recipe = path / "recipe.json"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
@@ -31,26 +32,28 @@ class RunFolder:
         self.result = path / "result.json"
         self.failure = path / "failure.json"
 
+    def __str__(self) -> str:
+        return str(self._given if self._given.absolute() == self.path else self.path)
+
     def create(self) -> None:
         """Make the folder; one that holds a run already, or anything else, is refused."""
         if self.recipe.exists():
             raise SettingError(
-                f"{self.path} already holds a run; go on with it by `lehr resume {self.path}`, or give another folder "
-                "with --run"
+                f"{self} already holds a run; go on with it by `lehr resume {self}`, or give another folder with --run"
             )
         if self.path.exists() and not self.path.is_dir():
-            raise SettingError(f"{self.path} is a file; give a folder with --run")
+            raise SettingError(f"{self} is a file; give a folder with --run")
         if self.path.is_dir() and not all(map(_left_by_a_start, self.path.iterdir())):
-            raise SettingError(f"{self.path} is not empty, and holds no run; give a new folder with --run, or empty it")
+            raise SettingError(f"{self} is not empty, and holds no run; give a new folder with --run, or empty it")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingError(f"the run folder {self.path} cannot be made: {error.strerror or error}") from None
+            raise SettingError(f"the run folder {self} cannot be made: {error.strerror or error}") from None
 
     def need(self) -> None:
         """Refuse a folder that holds no run."""
         if not self.recipe.is_file():
-            raise SettingError(f"{self.path} holds no run (it has no recipe.json); give the folder of a run")
+            raise SettingError(f"{self} holds no run (it has no recipe.json); give the folder of a run")
 
     def write_json(self, file: Path, content: Any) -> None:
         """Write a small file of strict JSON whole or not at all."""
@@ -64,10 +67,10 @@ class RunFolder:
         try:
             content: dict[str, Any] = json.loads(self.recipe.read_bytes())
         except ValueError:
-            raise SettingError(f"{self.recipe} is damaged: it is not JSON") from None
+            raise SettingError(f"{self}/recipe.json is damaged: it is not JSON") from None
         missing = {"source", "overrides", "fields", "facts", "hashes"} - set(content)
         if missing:
-            raise SettingError(f"{self.recipe} is damaged: it lacks {', '.join(sorted(missing))}")
+            raise SettingError(f"{self}/recipe.json is damaged: it lacks {', '.join(sorted(missing))}")
         return content
 
     def ended(self) -> dict[str, Any] | None:
@@ -86,7 +89,7 @@ class RunFolder:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise SettingError(
-                    f"another process is writing to {self.path}; wait for it, or give another folder with --run"
+                    f"another process is writing to {self}; wait for it, or give another folder with --run"
                 ) from None
             earlier = {file: file.read_bytes() for file in (self.result, self.failure) if file.exists()}
             for file in earlier:  # what an earlier session came to no longer holds
@@ -105,14 +108,14 @@ class RunFolder:
     def _keep_evidence(self, error: Exception) -> None:
         """Say where the evidence of a failure is, and write it if nobody has."""
         if isinstance(error, LehrError):
-            error.exit_code, error.run = FAILED, str(self.path)
+            error.exit_code, error.run = FAILED, str(self)
         try:
             if not self.failure.exists():
                 self.write_json(self.failure, {"error": type(error).__name__, "message": str(error)})
         except OSError as unwritten:
-            error.add_note(f"{self.failure} could not be written: {unwritten.strerror or unwritten}")
+            error.add_note(f"{self}/failure.json could not be written: {unwritten.strerror or unwritten}")
         else:
-            error.add_note(f"what is known about it is in {self.failure}")
+            error.add_note(f"what is known about it is in {self}/failure.json")
 
 
 def _left_by_a_start(path: Path) -> bool:
@@ -122,10 +125,23 @@ def _left_by_a_start(path: Path) -> bool:
     return path.name in {".lock", "environment.json"} or path.name.startswith((".recipe.json-", ".environment.json-"))
 
 
-def new_run_name(recipe: str) -> Path:
-    """Return a folder below ``runs/`` that is not there yet."""
+def claim_new(recipe: str) -> Path:
+    """Make a folder below ``runs/`` that no other run has, not even one that starts in the same second; returns it."""
     base = Path("runs") / f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
     path, place = base, 2
-    while path.exists():
-        path, place = base.with_name(f"{base.name}-{place}"), place + 1
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            path, place = base.with_name(f"{base.name}-{place}"), place + 1
+        except OSError as error:
+            raise SettingError(f"the run folder {path} cannot be made: {error.strerror or error}") from None
+        else:
+            return path
+
+
+def give_up(claimed: Path) -> None:
+    """Remove a claimed folder, if no run has begun in it."""
+    with contextlib.suppress(OSError):  # it is not empty, or gone
+        claimed.rmdir()
+        claimed.parent.rmdir()

@@ -87,5 +87,5 @@ def _checkpoint(folder: RunFolder, recipe: Recipe, which: str) -> Found:
     store = CheckpointStore(folder.checkpoints, goal=goals.get(recipe.evaluate.monitor, "min"))
     found = store.best() if which == "best" else store.newest()
     if found is None:
-        raise SettingError(f"{folder.path} has no checkpoint yet; resume it with `lehr resume {folder.path}`")
+        raise SettingError(f"{folder} has no checkpoint yet; resume it with `lehr resume {folder}`")
     return found

@@ -43,7 +43,9 @@ def resume(
     asked = changed_fields(plain(made), plain(changed))
     if unasked and not allow_changes:
         _refuse(folder, unasked)
-    found = CheckpointStore(folder.checkpoints).newest()
+    store = CheckpointStore(folder.checkpoints)
+    there = store.paths()
+    found = store.newest()
     if found and changed.weights != made.weights:
         raise SettingError("weights has no effect on a run that has a checkpoint; start a new run from them")
     for line in found.passed_over if found else ():
@@ -54,19 +56,19 @@ def resume(
         function=origin.function,
         overrides=(*origin.overrides, *overrides),
     )
-    trainer = Trainer(changed, run_dir=folder.path, origin=origin, trackers=trackers, yardsticks=yardsticks)
+    trainer = Trainer(changed, run_dir=run, origin=origin, trackers=trackers, yardsticks=yardsticks)
     data = changed_fields(saved["facts"], plain(trainer.assembly.splits.facts), "data: ")
     if data and not (allow_changes or any(line.startswith("data.") for line in asked)):
         _refuse(folder, data)
     if found and found.step > trainer.loop.total_steps:
         raise SettingError(
-            f"{folder.path} is at step {found.step} already, past the {trainer.loop.total_steps} steps asked for; give "
+            f"{folder} is at step {found.step} already, past the {trainer.loop.total_steps} steps asked for; give "
             f"steps={found.step} or more"
         )
     machine = differences(found.manifest["note"], trainer.assembly.environment) if found else []
     for line in machine:
         warnings.warn(f"the last bits may differ from the first part of the run: {line}", LehrWarning, stacklevel=2)
-    trainer.continue_from(found, [*unasked, *asked, *data, *machine])
+    trainer.continue_from(found, [*unasked, *asked, *data, *machine], among=there)
     return trainer.fit()
 
 
@@ -78,8 +80,8 @@ def made_again(folder: RunFolder, saved: Mapping[str, Any], given: Recipe | None
         return given, origin
     if origin.kind == "session":
         raise SettingError(
-            f"the recipe of {folder.path} was made in an interactive session or a local function, so it cannot be made "
-            f"again from here; resume it there with lehr.resume({str(folder.path)!r}, recipe=...)"
+            f"the recipe of {folder} was made in an interactive session or a local function, so it cannot be made "
+            f"again from here; resume it there with lehr.resume({str(folder)!r}, recipe=...)"
         )
     return load(origin.text(), overrides)
 
@@ -107,7 +109,7 @@ def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 def _refuse(folder: RunFolder, lines: Sequence[str]) -> None:
     raise SettingError(
-        f"{folder.path} was trained with other code, settings or data:\n  "
+        f"{folder} was trained with other code, settings or data:\n  "
         + "\n  ".join(lines)
         + "\nPut them back, or accept them with --allow-changes (from Python: allow_changes=True)"
     )

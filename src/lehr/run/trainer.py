@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from lehr.dist.ranks import Ranks, join
 from lehr.reporting.report import write_report
 from lehr.run.assemble import Assembly, assemble, open_trackers, pick_device
 from lehr.run.finish import finish
-from lehr.run.folder import RunFolder, new_run_name
+from lehr.run.folder import RunFolder, claim_new, give_up
 from lehr.run.origin import Origin, from_function, load, source_hashes
 from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
@@ -41,6 +42,8 @@ class Continued:
 
     found: Found | None
     changes: tuple[str, ...]
+    among: tuple[Path, ...]
+    """The checkpoints that were there when it was chosen."""
 
 
 @contextlib.contextmanager
@@ -85,19 +88,27 @@ class Trainer:
     ) -> None:
         self.ranks = join(pick_device(recipe.device, Ranks()).type)
         name = origin.place.rpartition(".")[2] if origin.kind == "module" else Path(origin.place or "run").stem
-        path = Path(run_dir) if run_dir is not None else new_run_name(name.replace("_", "-"))
-        self.folder = RunFolder(Path(from_main(str(path), self.ranks)))
+        claimed = claim_new(name.replace("_", "-")) if run_dir is None and self.ranks.main else None
+        self.folder = RunFolder(Path(from_main(str(claimed or run_dir), self.ranks)))
         self.recipe, self.origin = recipe, origin
         self._trackers, self._yardsticks = trackers, yardsticks
         self._continued: Continued | None = None
-        with threads(recipe.threads):
-            self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder)
+        with contextlib.ExitStack() as undo:
+            if claimed is not None:  # it is left as nothing where this fails, and by a Trainer that never runs
+                undo.callback(weakref.finalize(self, give_up, self.folder.path))
+            with threads(recipe.threads):
+                self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder)
+            undo.pop_all()
         self.loop = self.assembly.loop
         self.model = self.assembly.model
 
-    def continue_from(self, found: Found | None, changes: Sequence[str]) -> None:
-        """Go on in a folder that holds a run: from a checkpoint, or from the beginning when there was none yet."""
-        self._continued = Continued(found, tuple(changes))
+    def continue_from(self, found: Found | None, changes: Sequence[str], *, among: Sequence[Path]) -> None:
+        """Go on in a folder that holds a run: from a checkpoint, or from the beginning when there was none yet.
+
+        ``among`` are the checkpoints that it was chosen from; should there be others when the folder is locked, another
+        process has gone on with the run meanwhile, and this is refused.
+        """
+        self._continued = Continued(found, tuple(changes), tuple(among))
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches to call `step` with; what is due happens inside `step`."""
@@ -127,7 +138,7 @@ class Trainer:
     def _session(self) -> Iterator[None]:
         if self.loop.clock.ticked is not None:
             raise SettingError(
-                f"this Trainer has run already, in {self.folder.path}; go on with the run by lehr.resume, or make "
+                f"this Trainer has run already, in {self.folder}; go on with the run by lehr.resume, or make "
                 "another Trainer"
             )
         with contextlib.ExitStack() as stack:
@@ -139,7 +150,9 @@ class Trainer:
                 if self._continued is None:
                     self.folder.create()
                 stack.enter_context(self.folder.locked())
-                if self._continued is None:
+                if self._continued is not None:
+                    self._refuse_if_overtaken(self._continued)
+                else:
                     self._describe()
                     if self.assembly.weights_line is not None:
                         print(f"weights: {self.assembly.weights_line}", file=sys.stderr)
@@ -169,6 +182,13 @@ class Trainer:
     @property
     def _resumed_at(self) -> int:
         return self._continued.found.step if self._continued and self._continued.found else 0
+
+    def _refuse_if_overtaken(self, continued: Continued) -> None:
+        store = self.assembly.saver.store
+        if store is not None and tuple(store.paths()) != continued.among:
+            raise SettingError(
+                f"another process has gone on with {self.folder} since this one chose its checkpoint; resume it again"
+            )
 
     def _restore(self, found: Found | None) -> None:
         saver = self.assembly.saver

@@ -56,15 +56,19 @@ class JsonlTracker:
         return {"bytes": self._file.tell()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Cut the file back to the length it had."""
-        length = int(state["bytes"])
-        if self.path.stat().st_size < length:
-            raise CheckpointError(
-                f"{self.path} has {self.path.stat().st_size} bytes, but the checkpoint was written when it had "
-                f"{length}; its end is lost. Put the file back, or start a new run from the checkpoint's weights"
+        """Cut the file back to the length it had. One that has lost its end keeps what is left: a log is no state."""
+        length, left = int(state["bytes"]), self.path.stat().st_size
+        if left < length:
+            self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+            warnings.warn(
+                f"{self.path} has {left} bytes, but had {length} when the checkpoint was written: the records in "
+                "between are lost, and the run goes on without them",
+                LehrWarning,
+                stacklevel=2,
             )
-        self._file.truncate(length)
-        self._file.seek(length)
+        else:
+            self._file.truncate(length)
+        self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Write out and close the file."""
