@@ -167,3 +167,88 @@ def test_scores_of_the_wrong_shape_and_labels_of_the_wrong_type_are_named() -> N
     assert found is not None and "(4, 'classes')" in found[0]
     found = Supervised(loss=cross_entropy).problem(torch.zeros(4, 3), torch.zeros(4, dtype=torch.float64))
     assert found is not None and "must be integers" in found[0]
+
+
+def test_negative_log_likelihood_counts_as_cross_entropy_does() -> None:
+    log = torch.log_softmax(LOGITS, dim=1)
+    for loss in (
+        nn.NLLLoss(),
+        nn.NLLLoss(weight=WEIGHT, ignore_index=3),
+        F.nll_loss,
+        functools.partial(F.nll_loss, weight=WEIGHT),
+    ):
+        labels = KEPT if getattr(loss, "ignore_index", -100) == 3 else LABELS
+        assert mean(sum_and_count(loss, log, labels)) == pytest.approx(float(loss(log, labels)), abs=1e-12)
+    total, count = sum_and_count(nn.NLLLoss(), log, torch.full_like(LABELS, -100))
+    assert (float(total), int(count)) == (0.0, 0)
+
+
+def test_divergence_by_batchmean_divides_by_the_samples() -> None:
+    target = torch.softmax(torch.randn(12, 5, dtype=torch.float64), dim=1)
+    for loss in (nn.KLDivLoss(reduction="batchmean"), functools.partial(F.kl_div, reduction="batchmean")):
+        total, count = sum_and_count(as_objective(loss).loss, torch.log_softmax(LOGITS, dim=1), target)
+        assert count == 12
+        by_hand = F.kl_div(torch.log_softmax(LOGITS, dim=1), target, reduction="sum")
+        assert float(total) == pytest.approx(float(by_hand))
+    with pytest.raises(SettingError, match="batchmean"):
+        as_objective(nn.MSELoss(reduction="batchmean"))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [cross_entropy, F.cross_entropy, nn.CrossEntropyLoss(weight=torch.ones(3).half()), lambda o, t: o.square().mean()],
+    ids=["ours", "function", "weights", "a mean"],
+)
+def test_sums_of_half_precision_do_not_overflow(loss: object) -> None:
+    output = (torch.randn(100_000, 3) * 2).half()
+    total, count = sum_and_count(loss, output, torch.zeros(100_000, dtype=torch.long))
+    assert total.dtype == torch.float32
+    assert 0.5 < float(total) / float(count) < 10
+
+
+def test_a_list_of_tensors_has_as_many_samples_as_entries() -> None:
+    """Targets of detection: 9 boxes in each of 8 pictures are 8 samples."""
+    boxes = [torch.zeros(9)] * 8
+    total, count = sum_and_count(lambda o, t: o.mean(), torch.ones(8, 2), boxes)
+    assert (float(total), count) == (8.0, 8)
+    loss = Supervised(loss=lambda o, t: o.mean())
+    assert loss(nn.Identity(), (torch.ones(8, 2), boxes))[1] == 8
+    assert loss(nn.Identity(), (torch.ones(8, 2), [torch.zeros(8), torch.zeros(8)]))[1] == 8  # two parts of 8 samples
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.PoissonNLLLoss(),
+        F.poisson_nll_loss,
+        functools.partial(F.gaussian_nll_loss, var=1.0),
+        nn.SoftMarginLoss(),
+        nn.HingeEmbeddingLoss(),
+        nn.KLDivLoss(reduction="batchmean"),
+        nn.HuberLoss(),
+        F.binary_cross_entropy,
+    ],
+)
+def test_no_loss_of_torchs_is_stretched(loss: object) -> None:
+    assert "stretch" in Supervised(loss=loss).problem(torch.zeros(4, 1), torch.zeros(4))[0]  # type: ignore[index]
+
+
+def test_the_list_of_elementwise_losses_is_whole() -> None:
+    """Of all losses of torch's that take (output, target), those that stretch (N, 1) over (N,) are refused."""
+    for name in torch.nn.modules.loss.__all__:
+        try:
+            loss = getattr(nn, name)()
+            loss(torch.full((4, 1), 0.5), torch.ones(4))
+        except Exception:  # it takes something else, or refuses the shapes itself
+            continue
+        assert Supervised(loss=loss).problem(torch.zeros(4, 1), torch.zeros(4)), name
+    for name in dir(F):
+        try:
+            if name.endswith(("loss", "entropy", "logits", "div")):
+                loss = getattr(F, name)
+                loss(torch.full((4, 1), 0.5), torch.ones(4))
+            else:
+                continue
+        except Exception:
+            continue
+        assert Supervised(loss=loss).problem(torch.zeros(4, 1), torch.zeros(4)), name

@@ -57,6 +57,14 @@ def test_masked_targets_do_not_count() -> None:
     assert values["loss"] == pytest.approx(F.cross_entropy(model(x), y, ignore_index=-1).item(), rel=1e-6)
 
 
+def test_ignored_labels_do_not_count_in_the_accuracy_either() -> None:
+    x, y = points(20)
+    y[::2] = -100
+    model = Mlp().eval()
+    values = evaluate(model, Supervised(loss=nn.CrossEntropyLoss()), batches(x, y, 8), [ACCURACY])
+    assert values["accuracy"] == (model(x).argmax(dim=1) == y)[1::2].double().mean().item()
+
+
 def test_nothing_to_count_is_an_error_and_no_zero() -> None:
     x, y = points(8)
     objective = Supervised(loss=functools.partial(cross_entropy, ignore=-1))
@@ -69,7 +77,8 @@ def test_nothing_to_count_is_an_error_and_no_zero() -> None:
 def test_a_loss_that_is_not_finite_is_given_as_it_is() -> None:
     x, y = points(8)
     x[2] = math.nan
-    assert math.isnan(evaluate(Mlp().eval(), OBJECTIVE, batches(x, y, 4))["loss"])
+    with pytest.warns(LehrWarning, match=r"the loss on the validation data is nan"):
+        assert math.isnan(evaluate(Mlp().eval(), OBJECTIVE, batches(x, y, 4))["loss"])
 
 
 def test_each_module_is_put_back_into_its_own_mode(tmp_path: Path) -> None:

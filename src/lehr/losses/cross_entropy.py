@@ -6,7 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "label_problem"]
+__all__ = ["cross_entropy", "in_full", "label_problem"]
+
+
+def in_full(value: Tensor) -> Tensor:
+    """Return a value of 16 bits in 32: a sum leaves fp16's range, or bf16's digits, where the mean does not.
+
+    >>> in_full(torch.ones(1, dtype=torch.float16)).dtype, in_full(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, ignore: int | None = None) -> tuple[Tensor, Tensor | int]:
@@ -20,6 +29,7 @@ def cross_entropy(logits: Tensor, target: Tensor, *, ignore: int | None = None) 
     """
     if logits.ndim != 2:
         logits, target = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+    logits = in_full(logits)
     if ignore is None:
         return F.cross_entropy(logits, target, reduction="sum"), target.numel()
     return F.cross_entropy(logits, target, reduction="sum", ignore_index=ignore), (target != ignore).sum()

@@ -12,10 +12,10 @@ __all__ = ["BITS_PER_BYTE", "PERPLEXITY", "bits_per_byte", "perplexity"]
 def perplexity(loss: float) -> float:
     """Return ``exp(loss)`` for a mean cross entropy in nats; infinite where that overflows.
 
-    >>> round(perplexity(2.0), 1)
-    7.4
+    >>> round(perplexity(2.0), 1), perplexity(1e6), perplexity(math.nan)
+    (7.4, inf, nan)
     """
-    return math.exp(loss) if loss < 709 else math.inf
+    return math.inf if loss > 709 else math.exp(loss)
 
 
 def bits_per_byte(loss: float) -> float:

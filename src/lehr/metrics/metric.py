@@ -15,12 +15,15 @@ __all__ = ["Metric"]
 class Metric:
     """A named number of an evaluation.
 
-    ``of="outputs"``: ``compute(output, target) -> (sum, count)`` on each batch. ``of="loss"``: ``compute(mean loss)``.
+    ``of="outputs"``: ``compute(output, target) -> (sum, count)`` on each batch, of what the model and the data give.
+    ``of="classes"``: ``compute(scores, labels, counted) -> (sum, count)`` with scores (..., classes) and labels (...)
+    as the loss understands them, and a mask of the labels that count (None for all).
+    ``of="loss"``: ``compute(mean loss)``.
     ``of="model"``: ``compute(model, batch) -> (sum, count)``; costly ones (decoding), only run by ``lehr eval``.
     """
 
     name: str
-    of: Literal["outputs", "loss", "model"]
+    of: Literal["outputs", "classes", "loss", "model"]
     compute: Callable[..., Any]
     goal: Literal["min", "max"]
     per: str | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lehr.base import seeds
-from lehr.base.errors import DataError, SettingError
+from lehr.base.errors import DataError, LehrWarning, SettingError
 from lehr.base.protocols import Batch
 from lehr.dist.collectives import sums_over_ranks
 from lehr.dist.ranks import Ranks
@@ -22,7 +24,7 @@ __all__ = ["check_metrics", "evaluate", "evaluation_mode", "loss_views"]
 
 def check_metrics(metrics: Sequence[Metric], objective: Objective) -> None:
     """Refuse metrics that need outputs where the objective does not hand them out."""
-    needy = [m.name for m in metrics if m.of == "outputs"]
+    needy = [m.name for m in metrics if m.of in ("outputs", "classes")]
     if needy and not isinstance(objective, Supervised):
         raise SettingError(
             f"the metric {needy[0]!r} needs the model's output and the target, but the objective takes model and batch "
@@ -83,6 +85,13 @@ def evaluate(
     if sums[1] == 0:
         raise DataError("the validation data has nothing that counts: no batch, or no target that is not ignored")
     values = {"loss": sums[0] / sums[1]}
+    if ranks.main and not math.isfinite(values["loss"]):
+        warnings.warn(
+            f"the loss on the validation data is {values['loss']}, so nothing can be chosen by it; look for values "
+            "that are not finite in that data, and for what the model does only in evaluation mode",
+            LehrWarning,
+            stacklevel=2,
+        )
     for metric, total, count in zip(measured, sums[2::2], sums[3::2], strict=True):
         values[metric.name] = total / count if count else float("nan")
     return values | loss_views(values["loss"], metrics)
@@ -90,15 +99,14 @@ def evaluate(
 
 def _measure(model: nn.Module, objective: Objective, batch: Batch, metrics: Sequence[Metric]) -> list[tuple[Any, Any]]:
     """Return (sum, count) of the loss and of each metric on one batch, from one forward pass where that will do."""
-    outputs: tuple[Any, Any] | None = None
+    given: dict[str, Callable[[], tuple[Any, ...]]] = {"model": lambda: (model, batch)}
     if isinstance(objective, Supervised):
-        outputs = objective.outputs(model, batch)
-        pairs = [sum_and_count(objective.loss, *outputs)]
+        output, target = objective.outputs(model, batch)
+        given |= {"outputs": lambda: (output, target), "classes": lambda: objective.classes(output, target)}
+        pairs = [sum_and_count(objective.loss, output, target, batch)]
     else:
         pairs = [objective(model, batch)]
-    for metric in metrics:
-        pairs.append(metric.compute(*outputs) if metric.of == "outputs" and outputs else metric.compute(model, batch))
-    return pairs
+    return pairs + [metric.compute(*given[metric.of]()) for metric in metrics]
 
 
 def _numbers(pairs: list[tuple[Any, Any]]) -> list[float]:

@@ -12,7 +12,9 @@ from lehr.base.batches import num_samples, tensors_of
 from lehr.base.errors import DataError, LehrError, SettingError
 from lehr.base.protocols import Batch
 from lehr.base.settings import describe_callable
+from lehr.losses.cross_entropy import label_problem
 from lehr.losses.objective import Objective, Supervised, check_sum_and_count
+from lehr.metrics.metric import Metric
 from lehr.training.buffers import KeptBuffers
 
 __all__ = ["check_batch", "explain"]
@@ -25,11 +27,13 @@ def check_batch(
     *,
     ids: Sequence[int],
     autocast: Callable[[], Any],
+    metrics: Sequence[Metric] = (),
 ) -> bool:
-    """Run the model and the loss once on ``batch`` and refuse what does not fit; nothing of the model is changed.
+    """Run the model, the loss and the metrics once on ``batch`` and refuse what does not fit; nothing is changed.
 
     Returns whether the loss counts for itself, so that microbatches of any kind weigh rightly.
     """
+    _refuse_untrainable(model, objective)
     counted = True
     kept = KeptBuffers(model)
     kept.keep()
@@ -44,6 +48,9 @@ def check_batch(
                 facts = f"the model gives {_kind(output)}, and the target is {_kind(target)}"
                 given = _called(name, lambda: objective(model, batch), facts)
                 counted = objective.counts(output, target)
+                with torch.no_grad():
+                    for metric in metrics:
+                        _try_metric(metric, objective, output, target, facts)
             else:
                 name = describe_callable(objective)
                 given = _called(name, lambda: objective(model, batch))
@@ -56,6 +63,46 @@ def check_batch(
     finally:
         kept.put_back()
     return counted
+
+
+def _refuse_untrainable(model: nn.Module, objective: Objective) -> None:
+    """Refuse parameters that the optimizer would never see, and gradients that it could not put together."""
+    own = {id(p) for p in model.parameters()}
+    loss = getattr(objective, "loss", objective)
+    holder = getattr(loss, "func", loss)
+    holder = getattr(holder, "__self__", holder)
+    if isinstance(holder, nn.Module):
+        outside = [name for name, p in holder.named_parameters() if p.requires_grad and id(p) not in own]
+        if outside:
+            raise SettingError(
+                f"{type(holder).__name__}, the loss, has trainable parameters of its own ({', '.join(outside[:5])}), "
+                "which would be neither trained nor saved; put them into the model, or freeze them with "
+                "requires_grad_(False)"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad:
+            raise SettingError(
+                f"the {type(module).__name__} {name!r} has sparse=True, but the norm of sparse gradients cannot be "
+                "taken together with the others'; use sparse=False"
+            )
+
+
+def _try_metric(metric: Metric, objective: Supervised, output: Any, target: Any, facts: str) -> None:
+    if metric.of == "outputs":
+        given = _called(f"the metric {metric.name!r}", lambda: metric.compute(output, target), facts)
+    elif metric.of == "classes":
+        scores, labels, counted = objective.classes(output, target)
+        found = None if counted is not None else label_problem(scores, labels)
+        if found:
+            raise SettingError(
+                f"the metric {metric.name!r} cannot count: {found[0]}; labels are ignored under "
+                "nn.CrossEntropyLoss(ignore_index=...) or cross_entropy(ignore=...)"
+            )
+        given = _called(f"the metric {metric.name!r}", lambda: metric.compute(scores, labels, counted), facts)
+    else:
+        return
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise SettingError(f"the metric {metric.name!r} returned {_kind(given)}; it must return (sum, count)")
 
 
 def explain(model: nn.Module, objective: Objective, batch: Batch, ids: Sequence[int]) -> LehrError | None:
