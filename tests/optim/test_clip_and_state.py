@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lehr.base.errors import CheckpointError
+from lehr.checkpoint.encode import decode, encode
 from lehr.optim import AdamW, clip_factor, global_norm
-from lehr.optim.state import NamedState
+from lehr.optim.state import GROUPS, NamedState
 
 
 def test_the_guides_arrow() -> None:
@@ -86,3 +91,61 @@ def test_a_parameter_that_was_never_updated_has_an_empty_state() -> None:
     saved = NamedState(model, optimizers).state_dict()
     assert saved["b.weight"] == {} and saved["a.weight"]
     NamedState(model, optimizers).load_state_dict(saved)
+
+
+class Counting(torch.optim.SGD):
+    """Keeps state in its group, as Prodigy, D-Adaptation and schedule-free optimizers do."""
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            group["d"] = group.get("d", torch.ones(())) * 1.5
+            for parameter in group["params"]:
+                parameter.data.add_(parameter.grad, alpha=-float(group["lr"] * group["d"] / group["k"]))
+
+
+BUILDS = {
+    "counting": lambda model: Counting(
+        [{"params": [model.a.weight]}, {"params": [model.a.bias, *model.b.parameters()], "lr": 0.2}], lr=0.1
+    ),
+    "adafactor": lambda model: torch.optim.Adafactor(model.parameters(), lr=0.1),
+    "amsgrad": lambda model: torch.optim.Adam(model.parameters(), lr=0.1, amsgrad=True),
+    "nadam": lambda model: torch.optim.NAdam(model.parameters(), lr=0.1),
+}
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for place in range(first, last):
+        torch.manual_seed(place)
+        optimizer.zero_grad()
+        model(torch.randn(4, 3)).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=list(BUILDS))
+def test_going_on_from_a_saved_state_is_exact(build: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    model = Forwards()
+    state = NamedState(model, [optimizer := build(model)])
+    steps(model, optimizer, 0, 4)
+    saved, weights = decode(*encode(state.state_dict(), "optimizer")), copy.deepcopy(model.state_dict())
+    steps(model, optimizer, 4, 8)
+    other = Forwards()
+    other.load_state_dict(weights)
+    restored = NamedState(other, [again := build(other)])
+    restored.load_state_dict(saved)
+    steps(other, again, 4, 8)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_of_a_group_only_what_has_changed_is_state() -> None:
+    model = Forwards()
+    optimizer = BUILDS["counting"](model)
+    state = NamedState(model, [optimizer])
+    assert GROUPS not in state.state_dict()
+    steps(model, optimizer, 0, 2)
+    optimizer.param_groups[0]["lr"] = 7.0
+    groups = state.state_dict()[GROUPS]
+    assert {name: sorted(entries) for name, entries in groups.items()} == {"a.weight": ["d", "k"], "a.bias": ["d", "k"]}
+    with pytest.raises(CheckpointError, match=r"without a parameter: \['c.bias'\]"):
+        state.load_state_dict(state.state_dict() | {GROUPS: {"c.bias": {"k": 1}}})

@@ -10,6 +10,7 @@ from lehr.base.errors import SettingError
 from lehr.models.gpt import GPTSettings
 from lehr.models.seq2seq import Seq2SeqSettings
 from lehr.optim import OPTIMIZERS, AdamW, Muon, split_by_decay
+from lehr.optim.built import as_optimizers
 from lehr.optim.muon import hidden_matrices
 
 
@@ -109,3 +110,22 @@ def test_torchs_transformer_layers() -> None:
     decayed, kept = split_by_decay(model)
     assert all(dict(model.named_parameters())[name].ndim == 2 for name in decayed)
     assert {"source.weight", "target.weight", "positions.weight"} <= set(kept)
+
+
+def test_norms_and_biases_of_any_shape_do_not_decay() -> None:
+    model = nn.Sequential(nn.LayerNorm((4, 8)), nn.RMSNorm((4, 8)), nn.MultiheadAttention(4, 1, add_bias_kv=True))
+    assert split_by_decay(model)[0] == ["2.in_proj_weight", "2.out_proj.weight"]
+
+
+def test_what_build_returns_is_checked() -> None:
+    parameters = list(nn.Linear(2, 2).parameters())
+    one = torch.optim.SGD(parameters, lr=0.1)
+    assert as_optimizers((one,), "Mine") == [one]
+    with pytest.raises(SettingError, match=r"Mine.build returned a SGD; it must return a list of optimizers: \[SGD"):
+        as_optimizers(one, "Mine")
+    with pytest.raises(SettingError, match="Mine.build returned a NoneType"):
+        as_optimizers(None, "Mine")
+    with pytest.raises(SettingError, match="returned no optimizer"):
+        as_optimizers([], "Mine")
+    with pytest.raises(SettingError, match="Mine.build returned LBFGS, which calls the model itself"):
+        as_optimizers([torch.optim.LBFGS(parameters)], "Mine")

@@ -116,3 +116,30 @@ def test_amsgrad_and_parameters_of_two_types_take_torchs_step() -> None:
         one.grad, two.grad = torch.ones(2), torch.ones(2, dtype=torch.float64)
         step()
     assert int(optimizer.state[two]["step"]) == 3
+
+
+def emptied(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    optimizer.state[parameter].clear()
+
+
+def popped(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    optimizer.state.pop(parameter)
+
+
+def replaced(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    optimizer.state[parameter]["exp_avg_sq"] = torch.ones_like(parameter)
+
+
+def refilled(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    optimizer.state[parameter]["exp_avg"].zero_()
+
+
+@pytest.mark.parametrize("reset", [emptied, popped, replaced, refilled])
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_method_may_reset_the_state_of_any_parameter(reset: Callable, place: int) -> None:
+    plain, lean = pair()
+    for model, optimizer, step in (plain, lean):
+        train(model, step, 3)
+        reset(optimizer, list(model.parameters())[place])
+        train(model, step, 3)
+    same(plain, lean)

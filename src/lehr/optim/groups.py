@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["decay_groups", "owners", "split_by_decay"]
 
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_NOT_DECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 
 
 def owners(model: nn.Module) -> dict[str, list[nn.Module]]:
@@ -30,8 +31,9 @@ def owners(model: nn.Module) -> dict[str, list[nn.Module]]:
 def split_by_decay(model: nn.Module, names: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
     """Return the names to decay and not to decay: matrices and kernels, against biases, norms and embeddings.
 
-    A parameter decays when it has at least two dimensions and no embedding holds it; biases and the gains of every
-    kind of norm have one. ``names`` limits the answer to some parameters.
+    A parameter decays when it has at least two dimensions, is no bias of an attention, and neither an embedding nor a
+    norm holds it; other biases, and the gains of a norm of your own, have one dimension. ``names`` limits the answer to
+    some parameters.
 
     >>> split_by_decay(nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2), nn.LayerNorm(2)))
     (['1.weight'], ['0.weight', '1.bias', '2.weight', '2.bias'])
@@ -42,9 +44,16 @@ def split_by_decay(model: nn.Module, names: Iterable[str] | None = None) -> tupl
     decayed = [
         name
         for name in wanted
-        if parameters[name].ndim >= 2 and not any(isinstance(owner, _EMBEDDINGS) for owner in held[name])
+        if parameters[name].ndim >= 2 and not any(_keeps(owner, parameters[name]) for owner in held[name])
     ]
     return decayed, [name for name in wanted if name not in set(decayed)]
+
+
+def _keeps(owner: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether a module holds a parameter that is not to decay, whatever its shape."""
+    if isinstance(owner, nn.MultiheadAttention):  # its biases of keys and values are (1, 1, width)
+        return parameter is owner.bias_k or parameter is owner.bias_v
+    return isinstance(owner, _NOT_DECAYED)
 
 
 def decay_groups(model: nn.Module, weight_decay: float, names: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ thread). The optimizer stays torch's own, with its own state; this only remember
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,12 +51,13 @@ class _LeanAdamW:
     def __init__(self, optimizer: torch.optim.AdamW) -> None:
         self._optimizer = optimizer
         self._lists: list[_Lists] = []
+        self._held: list[Any] = []
 
     def __call__(self) -> None:
         optimizer = self._optimizer
         if not self._ready():
             optimizer.step()
-            self._lists = self._collect()
+            self._lists, self._held = self._collect(), self._state()
             return
         found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         with torch.no_grad():
@@ -93,11 +96,14 @@ class _LeanAdamW:
         for lists, group in zip(self._lists, optimizer.param_groups, strict=True):
             if lists.group is not group or len(lists.parameters) != len(group["params"]):
                 return False
-            if optimizer.state[lists.parameters[0]].get("exp_avg") is not lists.first[0]:
-                return False  # a state was loaded
             if any(p.grad is None for p in lists.parameters):
                 return False
-        return True
+        held = self._state()  # another one after a load, or where a method has reset a parameter's
+        return len(held) == len(self._held) and all(map(operator.is_, held, self._held))
+
+    def _state(self) -> list[Any]:
+        """Return all that the optimizer's state holds, in its order."""
+        return [*itertools.chain.from_iterable(map(dict.values, self._optimizer.state.values()))]
 
     def _collect(self) -> list[_Lists]:
         """Return the lists, or none where a group has parameters without state or of several kinds."""

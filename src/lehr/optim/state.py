@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,22 @@ from lehr.base.errors import CheckpointError
 __all__ = ["NamedState"]
 
 
+GROUPS = ".groups"
+"""Where the state that an optimizer keeps in its groups is put; no parameter's name begins with a dot."""
+
+_OF_ITS_SHAPE = frozenset(
+    {
+        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
+        *("momentum_buffer", "square_avg", "grad_avg", "acc_delta", "sum", "ax", "prev"),
+    }
+)
+"""The names under which torch's own optimizers keep what has the shape of the parameter."""
+
+
 class NamedState:
-    """The per-parameter state of one or more optimizers over a model. Rates and decays are settings, not state.
+    """The state of one or more optimizers over a model, by parameter, and what they count in their groups.
+
+    Rates are settings and no state, and so is whatever else in a group is as it was when the optimizer was made.
 
     >>> model = nn.Linear(2, 1)
     >>> state = NamedState(model, [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)])
@@ -25,6 +40,10 @@ class NamedState:
 
     def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.model, self.optimizers = model, optimizers
+        self._made = [copy.deepcopy(_plain(group)) for group in self._groups()]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups if group["params"]]
 
     def _parameters(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
         name_of = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -37,12 +56,22 @@ class NamedState:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Return {parameter name: its state}; that of a parameter that was never updated is empty."""
-        return {name: dict(optimizer.state.get(p, {})) for name, (optimizer, p) in self._parameters().items()}
+        parameters = self._parameters()
+        state = {name: dict(optimizer.state.get(p, {})) for name, (optimizer, p) in parameters.items()}
+        name_of = {parameter: name for name, (_, parameter) in parameters.items()}
+        groups = {
+            name_of[group["params"][0]]: changed
+            for group, made in zip(self._groups(), self._made, strict=True)
+            if (changed := {k: v for k, v in _plain(group).items() if k not in made or not _same(v, made[k])})
+        }
+        return state | {GROUPS: groups} if groups else state
 
     def load_state_dict(self, saved: Mapping[str, Mapping[str, Any]], /) -> None:
         """Put each state to the parameter of its name; a missing, an extra or a misshapen one is an error."""
         parameters = self._parameters()
-        extra = sorted(set(saved) - set(parameters))
+        saved = dict(saved)
+        groups = saved.pop(GROUPS, {})
+        extra = sorted((set(saved) | set(groups)) - set(parameters))
         missing = sorted(set(parameters) - set(saved))
         if extra or missing:
             raise CheckpointError(
@@ -52,13 +81,34 @@ class NamedState:
         for name, state in saved.items():
             optimizer, parameter = parameters[name]
             for key, value in state.items():
-                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                if not _fits(value, key, optimizer, parameter):
                     raise CheckpointError(
                         f"the optimizer state {key!r} of {name!r} has shape {tuple(value.shape)}, but the parameter "
                         f"has {tuple(parameter.shape)}"
                     )
             if state:
                 optimizer.state[parameter] = {key: _placed(value, parameter) for key, value in state.items()}
+        for name, entries in groups.items():
+            optimizer, parameter = parameters[name]
+            group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+            group.update({key: _placed(value, parameter) for key, value in entries.items()})
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a parameter group that can be state: numbers and tensors, but for the rate."""
+    return {k: v for k, v in group.items() if k not in {"params", "lr"} and isinstance(v, int | float | Tensor)}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return bool(one == other)
+
+
+def _fits(value: Any, key: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
+    """Whether a value can be the optimizer's; only where that is known is a shape looked at."""
+    known = key in _OF_ITS_SHAPE and type(optimizer).__module__.startswith("torch.optim.")
+    return not known or not isinstance(value, Tensor) or value.ndim == 0 or value.shape == parameter.shape
 
 
 def _placed(value: Any, parameter: Tensor) -> Any:
