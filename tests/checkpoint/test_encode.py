@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,16 @@ def test_nothing_in_the_package_can_unpickle() -> None:
         text = file.read_text()
         assert "pickle" not in re.sub(r"(?i)never pickle|without pickle", "", text), file
         assert not re.search(r"(?<!safetensors\.)torch\.(load|save)\(", text), file
+
+
+def test_names_that_would_be_one_path_stay_apart(tmp_path: Path) -> None:
+    state = {"a/b": torch.ones(1), "a": {"b": torch.zeros(2)}, "a/b'": torch.ones(3), "__metadata__": torch.ones(4)}
+    plain, tensors = encode(state, "part")
+    safetensors.torch.save_file(tensors, tmp_path / "part.safetensors")
+    loaded = decode(plain, safetensors.torch.load_file(tmp_path / "part.safetensors"))
+    assert [tuple(t.shape) for t in (loaded["a/b"], loaded["a"]["b"], loaded["a/b'"], loaded["__metadata__"])] == [
+        (1,),
+        (2,),
+        (3,),
+        (4,),
+    ]

@@ -281,3 +281,27 @@ def test_weights_can_be_read_with_nothing_but_torch(store: CheckpointStore) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1500.0"
+
+
+def test_what_is_damaged_takes_no_place_among_those_that_are_kept(tmp_path: Path) -> None:
+    """The newest, damaged, claims the best value; the true best and the last must stay."""
+    folder = tmp_path / "checkpoints"
+    for step, value in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.1)):
+        CheckpointStore(folder, keep=4).save(step, state(float(step)), value=value)
+    cut(folder / "step-00000004" / "model.safetensors")
+    store = CheckpointStore(folder, keep=2)  # another process goes on from 3
+    assert store.newest().step == 3  # type: ignore[union-attr]
+    store.save(5, state(5.0), value=0.7)
+    assert [p.name[-1] for p in store.paths()] == ["1", "3", "4", "5"], "the best, the last two, and what is damaged"
+    assert store.best().step == 1  # type: ignore[union-attr]
+
+
+def test_a_checkpoint_is_looked_at_once_in_a_process(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    real = files.hash_file
+    monkeypatch.setattr(files, "hash_file", lambda path: hashed.append(path) or real(path))
+    other = CheckpointStore(store.folder, keep=3)
+    for step in (40, 50, 60):
+        other.save(step, state(float(step)))
+    counted = {path: hashed.count(path) for path in hashed if not path.parent.name.startswith(".")}
+    assert set(counted.values()) == {1}

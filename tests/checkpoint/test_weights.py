@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lehr
 from lehr.base.errors import SettingError
-from lehr.checkpoint import load_weights
+from lehr.checkpoint import CheckpointStore, load_weights
 from lehr.run.recipe import Save
 
 
@@ -174,3 +174,23 @@ def test_other_weights_cannot_be_asked_for_on_the_way(tmp_path: Path, file: Path
     lehr.train(recipe(steps=3, model=Net), run_dir=tmp_path / "run")
     with pytest.raises(SettingError, match="weights has no effect on a run that has a checkpoint"):
         lehr.resume(tmp_path / "run", recipe=recipe(steps=3, model=Net), overrides=[f"weights={file}", "steps=6"])
+
+
+class Remembering(Net):
+    """With state beside its tensors, and a tensor in it."""
+
+    def get_extra_state(self) -> dict[str, object]:
+        return {"n": 3, "seen": torch.ones(2)}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_extra_state_is_no_weight(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    path = store.save(1, {"model": Remembering().state_dict()})
+    model = Remembering()
+    line = load_weights(model, path)
+    assert line.endswith("0 unexpected, the model's extra state left as it is")
+    saved = safetensors.torch.load_file(path / "model.safetensors")
+    assert_loaded(model, {name: tensor for name, tensor in saved.items() if "extra" not in name})

@@ -42,6 +42,8 @@ def encode(state: Any, part: str) -> tuple[Any, dict[str, Tensor]]:
         same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and same in stored:
             return stored[same]
+        while path in tensors or path == "__metadata__":  # {"a/b": 1, "a": {"b": 2}}; the other is safetensors' own
+            path += "'"
         stored[same] = path
         overlapping = tensor.numel() > 0 and tensor.untyped_storage().data_ptr() in memory
         memory.add(tensor.untyped_storage().data_ptr())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +55,8 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, *, keep: int = 2, goal: Literal["min", "max"] = "min") -> None:
         self.folder, self.keep, self.goal = folder, keep, goal
+        self._intact: dict[str, bool] = {}
+        """Which checkpoints this process has found intact or damaged, by name."""
 
     # --- writing
 
@@ -97,15 +100,37 @@ class CheckpointStore:
         return f"the checkpoint of step {step} could not be written to {self.folder}: {error}. {held}"
 
     def _let_go(self, just_saved: Path) -> None:
-        """Remove what is neither among the newest ``keep`` nor the best; only called after a verified save."""
+        """Remove what is neither among the newest ``keep`` nor the best; only called after a verified save.
+
+        Only those that verify are counted, or one that is damaged would take the place of the best; they are looked at
+        once in a process, when first they would be kept. What is damaged stays.
+        """
+        self._intact[just_saved.name] = True
         paths = self.paths()
-        kept = {*paths[-self.keep :], just_saved, self.best_path()}
+        newest = itertools.islice(filter(self._is_intact, reversed(paths)), self.keep)
+        best = itertools.islice(filter(self._is_intact, self._ranked()), 1)
+        kept = {*newest, *best, just_saved}
         for path in paths:
-            if path not in kept:
+            if path not in kept and self._intact.get(path.name, True):
                 try:
                     files.remove_folder(path)
                 except OSError as error:  # the new checkpoint is there, which is what counts
                     warnings.warn(f"the old checkpoint {path} could not be removed: {error}", LehrWarning, stacklevel=3)
+
+    def _is_intact(self, path: Path) -> bool:
+        if path.name not in self._intact:
+            self._check(path)
+        return self._intact[path.name]
+
+    def _check(self, path: Path) -> Found | str:
+        """Verify a checkpoint and remember how it was; returns what is wrong with it where something is."""
+        self._intact[path.name] = False
+        try:
+            manifest = _verify(path)
+        except (OSError, CheckpointError) as error:
+            return f"{path.name}: {error}"
+        self._intact[path.name] = True
+        return Found(path, manifest)
 
     def clean(self) -> None:
         """Remove what interrupted saves and deletions left behind."""
@@ -127,25 +152,21 @@ class CheckpointStore:
 
     def best(self) -> Found | None:
         """Return the checkpoint with the best value, among those that verify; the newest when none has a value."""
-        scored = sorted(((v, p) for p in self.paths() if (v := _value(p)) is not None), key=self._rank)
-        return self._first_intact(path for _, path in scored) or self.newest()
+        return self._first_intact(self._ranked()) or self.newest()
 
-    def best_path(self) -> Path | None:
-        """Return the checkpoint whose manifest has the best value; an earlier one wins a tie."""
-        scored = [(v, p) for p in self.paths() if (v := _value(p)) is not None]
-        return min(scored, key=self._rank)[1] if scored else None
-
-    def _rank(self, scored: tuple[float, Path]) -> tuple[float, str]:
-        value, path = scored
-        return (value if self.goal == "min" else -value), path.name
+    def _ranked(self) -> list[Path]:
+        """Return the checkpoints whose manifests have a value, the best first; an earlier one wins a tie."""
+        sign = 1 if self.goal == "min" else -1
+        values = {path: value for path in self.paths() if (value := _value(path)) is not None}
+        return sorted(values, key=lambda path: sign * values[path])
 
     def _first_intact(self, paths: Any) -> Found | None:
         passed_over: list[str] = []
         for path in paths:
-            try:
-                return Found(path, _verify(path), tuple(passed_over))
-            except (OSError, CheckpointError) as error:
-                passed_over.append(f"{path.name}: {error}")
+            found = self._check(path)
+            if isinstance(found, Found):
+                return replace(found, passed_over=tuple(passed_over))
+            passed_over.append(found)
         if passed_over:
             raise CheckpointError(f"none of the checkpoints in {self.folder} is intact:\n  " + "\n  ".join(passed_over))
         return None

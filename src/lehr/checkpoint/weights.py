@@ -28,8 +28,9 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
         given = safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as error:
         raise SettingError(f"weights={str(path)!r} cannot be read as safetensors: {error}") from None
-    wanted = model.state_dict(keep_vars=True)
-    given = unwrapped(given, wanted)
+    everything = model.state_dict(keep_vars=True)
+    wanted = {name: value for name, value in everything.items() if not _is_extra(name)}
+    given = {name: value for name, value in unwrapped(given, wanted).items() if not _is_extra(name)}
     for name, tensor in _tied(wanted).items():  # a file stores a tied weight once, under any of its names
         if name not in given and tensor in given:
             given[name] = given[tensor]
@@ -49,7 +50,12 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
     with torch.no_grad():
         for name in fits:
             wanted[name].copy_(given[name])
-    return f"{file}: {counts}"
+    return f"{file}: {counts}" + (", the model's extra state left as it is" if len(wanted) < len(everything) else "")
+
+
+def _is_extra(name: str) -> bool:
+    """Whether a name is that of what `torch.nn.Module.get_extra_state` gives, or of a part of it: no weight."""
+    return "_extra_state" in name.replace("/", ".").split(".")
 
 
 def unwrapped(given: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
