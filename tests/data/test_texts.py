@@ -27,7 +27,7 @@ from lehr.data.tokens import ByteTokens, CharTokens, tokenizer_of
 def test_held_out_windows_predict_every_token_once_from_what_comes_before(length: int, context: int) -> None:
     tokens = torch.arange(100, 100 + length, dtype=torch.uint8)
     windows = HeldOutWindows(tokens, context=context, before=7)
-    inputs, targets = windows.take(torch.arange(len(windows)), epoch=0, seed=0)
+    inputs, targets = windows.take_batch(torch.arange(len(windows)), epoch=0, seed=0)
     kept = targets != IGNORE
     assert targets[kept].tolist() == tokens.tolist()
     assert inputs[kept].tolist() == [7, *tokens.tolist()[:-1]]
@@ -37,7 +37,7 @@ def test_held_out_windows_predict_every_token_once_from_what_comes_before(length
 def test_training_windows_follow_the_text_without_overlap(context: int, extra: int, epoch: int) -> None:
     tokens = torch.arange(2 * context + extra, dtype=torch.int16)
     windows = TokenWindows(tokens, context=context)
-    inputs, targets = windows.take(torch.arange(len(windows)), epoch=epoch, seed=1)
+    inputs, targets = windows.take_batch(torch.arange(len(windows)), epoch=epoch, seed=1)
     assert torch.equal(targets, inputs + 1)
     predicted = targets.flatten().tolist()
     assert len(set(predicted)) == len(predicted)
@@ -46,7 +46,7 @@ def test_training_windows_follow_the_text_without_overlap(context: int, extra: i
 
 def test_training_windows_begin_elsewhere_in_each_epoch() -> None:
     windows = TokenWindows(torch.arange(1000, dtype=torch.int16), context=100)
-    starts = {int(windows.take(torch.tensor([0]), epoch=e, seed=0)[0][0, 0]) for e in range(8)}
+    starts = {int(windows.take_batch(torch.tensor([0]), epoch=e, seed=0)[0][0, 0]) for e in range(8)}
     assert len(starts) > 4
 
 
@@ -93,7 +93,7 @@ def test_text_from_a_file(tmp_path: Path) -> None:
     assert splits.facts["val_tokens"] == 120
     characters = TextData(path=file, context=16, tokens="char").open()
     assert characters.facts["vocab_size"] == len(set(file.read_text()))
-    x, _ = characters.train.take(torch.tensor([0]), epoch=0, seed=0)
+    x, _ = characters.train.take_batch(torch.tensor([0]), epoch=0, seed=0)
     assert "cat" in tokenizer_of(characters.facts).decode(x[0]) or "mat" in tokenizer_of(characters.facts).decode(x[0])
 
 
@@ -120,7 +120,7 @@ def test_token_files(tmp_path: Path) -> None:
     file = tmp_path / "train.bin"
     tokens.tofile(file)
     splits = TokenFileData(path=file, context=8).open()
-    x, y = splits.train.take(torch.tensor([0]), epoch=0, seed=0)
+    x, y = splits.train.take_batch(torch.tensor([0]), epoch=0, seed=0)
     assert x.dtype == torch.long
     assert set(torch.cat([x, y]).flatten().tolist()) == {0, 1, 40000, 50256}
     with pytest.raises(DataError, match=r"has the token 50256, but data.vocab_size=100"):

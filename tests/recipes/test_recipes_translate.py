@@ -34,13 +34,13 @@ def small(data: Data) -> Recipe:
 def test_no_batch_is_wider_than_its_longest_pair() -> None:
     splits = PairData().open()
     for indices in torch.randperm(600, generator=torch.Generator().manual_seed(0)).split(32):
-        cut, whole = splits.train.take(indices, epoch=0, seed=0), [t[indices] for t in splits.train.tensors]
+        cut, whole = splits.train.take_batch(indices, epoch=0, seed=0), [t[indices] for t in splits.train.tensors]
         for narrow, wide in zip(cut, whole, strict=True):
             assert (narrow[:, -1] != PAD).any()
             assert torch.equal(narrow, wide[:, : narrow.shape[1]])
             assert not wide[:, narrow.shape[1] :].any()
         assert cut[1].shape == cut[2].shape
-    widths = [splits.train.take(i, epoch=0, seed=0)[0].shape[1] for i in torch.arange(600).split(32)]
+    widths = [splits.train.take_batch(i, epoch=0, seed=0)[0].shape[1] for i in torch.arange(600).split(32)]
     assert sum(widths) / len(widths) < 0.7 * splits.facts["source_length"]
 
 
@@ -61,8 +61,8 @@ def test_a_pair_has_the_same_scores_in_any_batch() -> None:
     model = Seq2SeqSettings(width=32, depth=2, heads=4).build(splits.facts).eval()
     lengths = (splits.train.tensors[0] != PAD).sum(dim=1)
     short, long = int(lengths.argmin()), int(lengths.argmax())
-    alone = splits.train.take(torch.tensor([short]), epoch=0, seed=0)
-    beside = splits.train.take(torch.tensor([short, long]), epoch=0, seed=0)
+    alone = splits.train.take_batch(torch.tensor([short]), epoch=0, seed=0)
+    beside = splits.train.take_batch(torch.tensor([short, long]), epoch=0, seed=0)
     with torch.no_grad():
         width = alone[1].shape[1]
         torch.testing.assert_close(model(*alone[:2])[0], model(*beside[:2])[0, :width], rtol=1e-4, atol=1e-5)
@@ -74,14 +74,14 @@ def test_exact_matches_do_not_depend_on_the_padding() -> None:
     model = Seq2SeqSettings(width=32, depth=1, heads=2, dropout=0.0).build(splits.facts)
     chosen = torch.arange(6)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    source, fed, target = splits.train.take(chosen, epoch=0, seed=0)
+    source, fed, target = splits.train.take_batch(chosen, epoch=0, seed=0)
     for _ in range(40):
         loss = torch.nn.functional.cross_entropy(model(source, fed).flatten(0, 1), target.flatten(), ignore_index=PAD)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
-    known = [int(exact_match(model, splits.train.take(i, epoch=0, seed=0))[0]) for i in chosen.split(1)]
+    known = [int(exact_match(model, splits.train.take_batch(i, epoch=0, seed=0))[0]) for i in chosen.split(1)]
     wide = tuple(t[chosen] for t in splits.train.tensors)
     assert exact_match(model, wide) == (sum(known), 6)
     assert exact_match(model, (source, fed, target)) == (sum(known), 6)

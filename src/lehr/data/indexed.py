@@ -62,7 +62,7 @@ class IndexedLoader:
             indices = self.shard.of(indices)
         self._handed_out += 1
         self._indices = indices
-        batch = self.source.take(indices, epoch=epoch, seed=self.seed)
+        batch = self.source.take_batch(indices, epoch=epoch, seed=self.seed)
         return batch if self._device is None else to_device(batch, self._device)
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,12 +20,12 @@ IGNORE = -1
 
 @runtime_checkable
 class Source(Protocol):
-    """Data that gives a whole batch for a tensor of indices."""
+    """Data that gives a whole batch for a tensor of indices, by a method that data sets of samples do not have."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
 
-    def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
+    def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the batch of these samples."""
 
 
@@ -33,7 +33,7 @@ class TensorSource:
     """Tensors of equal length, indexed where they lie.
 
     >>> source = TensorSource((torch.arange(4.0), torch.tensor([0, 1, 0, 1])))
-    >>> source.take(torch.tensor([2, 0]), epoch=0, seed=0)
+    >>> source.take_batch(torch.tensor([2, 0]), epoch=0, seed=0)
     (tensor([2., 0.]), tensor([0, 0]))
     """
 
@@ -50,7 +50,7 @@ class TensorSource:
     def __len__(self) -> int:
         return self._length
 
-    def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
+    def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the batch of these samples."""
         if self._flat is not None:  # the usual pair of tensors, without the walk through nested structures
             return tuple([t.index_select(0, indices) for t in self._flat])
@@ -63,7 +63,7 @@ class PaddedSource:
     Cost: what padding to the longest row of all the data would cost is saved, about half on short texts.
 
     >>> source = PaddedSource((torch.tensor([[1, 0, 0], [1, 2, 3], [1, 2, 0]]),))
-    >>> source.take(torch.tensor([2, 0]), epoch=0, seed=0)
+    >>> source.take_batch(torch.tensor([2, 0]), epoch=0, seed=0)
     (tensor([[1, 2],
             [1, 0]]),)
     """
@@ -75,7 +75,7 @@ class PaddedSource:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
-    def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
+    def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the batch of these samples."""
         widths = [int(lengths[indices].max()) for lengths in self._lengths]
         return tuple(rows[:, :width].index_select(0, indices) for rows, width in zip(self.tensors, widths, strict=True))
@@ -90,7 +90,7 @@ class TokenWindows:
     >>> windows = TokenWindows(torch.arange(10, dtype=torch.uint8), context=4)
     >>> len(windows)
     1
-    >>> x, y = windows.take(torch.tensor([0]), epoch=0, seed=0)
+    >>> x, y = windows.take_batch(torch.tensor([0]), epoch=0, seed=0)
     >>> bool((y == x + 1).all())
     True
     """
@@ -107,7 +107,7 @@ class TokenWindows:
     def __len__(self) -> int:
         return (len(self.tokens) - self.context) // self.context
 
-    def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
+    def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the inputs and the targets of these windows."""
         offset = seeds.address(seed, "windows", epoch) % self.context
         window = _as_int64(self.tokens[(indices * self.context + offset)[:, None] + self._steps])
@@ -118,7 +118,7 @@ class HeldOutWindows:
     """Windows over a held-out text such that each of its tokens is predicted exactly once, the first one included.
 
     >>> windows = HeldOutWindows(torch.tensor([5, 6, 7], dtype=torch.uint8), context=2, before=0)
-    >>> windows.take(torch.tensor([0, 1]), epoch=0, seed=0)
+    >>> windows.take_batch(torch.tensor([0, 1]), epoch=0, seed=0)
     (tensor([[0, 5],
             [6, 7]]), tensor([[ 5,  6],
             [ 7, -1]]))
@@ -133,7 +133,7 @@ class HeldOutWindows:
     def __len__(self) -> int:
         return -(-len(self.tokens) // self.context)
 
-    def take(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
+    def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the inputs and the targets of these windows; past the end the target is `IGNORE`."""
         places = (indices * self.context)[:, None] + self._steps
         window = _as_int64(self.tokens[places.clamp(0, len(self.tokens) - 1)])

@@ -86,7 +86,7 @@ def _on(batch: Batch, device: torch.device | None) -> Batch:
 def _source_pass(source: Source, order: ShuffledOrder, *, seed: int, shard: Shard, device: torch.device | None) -> Pass:
     def batches(limit: int | None) -> Iterator[Batch]:
         for place in _chosen(order.batches_per_epoch, limit, shard):
-            yield _on(source.take(order.batch(0, place), epoch=0, seed=seed), device)
+            yield _on(source.take_batch(order.batch(0, place), epoch=0, seed=seed), device)
 
     return batches
 
