@@ -53,8 +53,10 @@ class CheckpointStore:
     tensor([1., 1.])
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, goal: Literal["min", "max"] = "min") -> None:
-        self.folder, self.keep, self.goal = folder, keep, goal
+    def __init__(
+        self, folder: Path, *, keep: int = 2, goal: Literal["min", "max"] = "min", monitor: str | None = None
+    ) -> None:
+        self.folder, self.keep, self.goal, self.monitor = folder, keep, goal, monitor
         self._intact: dict[str, bool] = {}
         """Which checkpoints this process has found intact or damaged, by name."""
 
@@ -157,8 +159,17 @@ class CheckpointStore:
     def _ranked(self) -> list[Path]:
         """Return the checkpoints whose manifests have a value, the best first; an earlier one wins a tie."""
         sign = 1 if self.goal == "min" else -1
-        values = {path: value for path in self.paths() if (value := _value(path)) is not None}
+        values = {path: value for path in self.paths() if (value := self._value(path)) is not None}
         return sorted(values, key=lambda path: sign * values[path])
+
+    def _value(self, path: Path) -> float | None:
+        """Return a checkpoint's value, unless the run went by another one (``note["monitor"]``) when it was saved."""
+        try:
+            manifest = json.loads((path / "manifest.json").read_bytes())
+            value, monitor = manifest["value"], manifest["note"].get("monitor", self.monitor)
+        except (OSError, ValueError, KeyError):
+            return None
+        return float(value) if value is not None and self.monitor in {None, monitor} else None
 
     def _first_intact(self, paths: Any) -> Found | None:
         passed_over: list[str] = []
@@ -204,14 +215,6 @@ def _write_parts(folder: Path, parts: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, allow_nan=False, indent=1).encode()
-
-
-def _value(path: Path) -> float | None:
-    try:
-        value = json.loads((path / "manifest.json").read_bytes())["value"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return float(value) if value is not None else None
 
 
 def _verify(path: Path) -> dict[str, Any]:

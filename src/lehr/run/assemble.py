@@ -89,7 +89,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     total_steps, every = lengths(recipe, loader)
     warn_of_no_effect(recipe, splits, loader)
     stopping = _stopping(recipe, splits)
-    store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=stopping.goal) if folder else None
+    monitor, goal = stopping.monitor, stopping.goal
+    store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=goal, monitor=monitor) if folder else None
     # the model under its own seed, so that its weights depend on nothing else
     model = build_model(recipe, splits)
     weights_line = None
@@ -131,7 +132,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         untrained=Untrained(model, optimizers),
     )
     clock, window = Clock(), Window()
-    scores = Scores(monitor=recipe.evaluate.monitor, goal=stopping.goal)
+    scores = Scores(monitor=monitor, goal=goal)
     validate = _validation(recipe, splits, called, metrics, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
     parts: dict[str, Stateful] = {
@@ -145,7 +146,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     }
     if update.scaler is not None:
         parts["scaler"] = update.scaler
-    saver = Saver(store, parts, ranks=ranks, note=environment)
+    saver = Saver(store, parts, ranks=ranks, note=environment | {"monitor": monitor})
     trouble = Trouble(
         nonfinite=recipe.nonfinite,
         max_in_a_row=recipe.max_skipped,

@@ -84,7 +84,8 @@ def open_run(
 
 def _checkpoint(folder: RunFolder, recipe: Recipe, which: str) -> Found:
     goals = {metric.name: metric.goal for metric in recipe.metrics}
-    store = CheckpointStore(folder.checkpoints, goal=goals.get(recipe.evaluate.monitor, "min"))
+    monitor = recipe.evaluate.monitor
+    store = CheckpointStore(folder.checkpoints, goal=goals.get(monitor, "min"), monitor=monitor)
     found = store.best() if which == "best" else store.newest()
     if found is None:
         raise SettingError(f"{folder} has no checkpoint yet; resume it with `lehr resume {folder}`")

@@ -45,10 +45,13 @@ class Scores:
         return value if value is not None and math.isfinite(value) else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values; what is monitored is a setting, not state."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in {"monitor", "goal"}}
+        """Return the values, and which of them the best is one of."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "goal"}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Set the values."""
+        """Set the values; the best of another monitored value is none of this one."""
         for name, value in state.items():
-            setattr(self, name, value)
+            if name != "monitor":
+                setattr(self, name, value)
+        if state.get("monitor", self.monitor) != self.monitor:
+            self.best = None

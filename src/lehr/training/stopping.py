@@ -66,9 +66,10 @@ class Stopping(Observer):
             raise StopRun("early-stop")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and how many evaluations it has stood."""
-        return {"best": self.best, "waited": self.waited}
+        """Return the best value, of what, and how many evaluations it has stood."""
+        return {"monitor": self.monitor, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Set them."""
-        self.best, self.waited = state["best"], state["waited"]
+        """Set them; with another monitored value the wait begins anew."""
+        if state.get("monitor", self.monitor) == self.monitor:
+            self.best, self.waited = state["best"], state["waited"]
