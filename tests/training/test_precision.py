@@ -148,7 +148,7 @@ def test_timing_bf16_leaves_the_run_as_it_was(tmp_path: Path) -> None:
         trainer = lehr.Trainer(recipe(precision="bf16"), run_dir=tmp_path / "run")
     assert int(trainer.model.norm.num_batches_tracked) == 0
     assert all(p.grad is None for p in trainer.model.parameters())
-    assert trainer.loop.loader.state_dict() == {"epoch": 0, "batch": 0}
+    assert trainer.loop.loader.state_dict().items() >= {"epoch": 0, "batch": 0}.items()
 
 
 def test_parameters_of_low_precision_are_warned_of() -> None:

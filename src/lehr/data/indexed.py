@@ -38,6 +38,7 @@ class IndexedLoader:
     ) -> None:
         self.source, self.order, self.seed, self.shard = source, order, seed, shard
         self.steps_per_epoch: int | None = order.batches_per_epoch
+        self.batch_size = order.batch_size
         self._device = device if device is not None and device.type != "cpu" else None
         self._handed_out = 0
         self._indices = torch.empty(0, dtype=torch.long)

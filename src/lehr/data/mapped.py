@@ -102,6 +102,7 @@ class MappedLoader:
         self.samples = _AddressedSamples(samples, seed)
         self.order, self.shard = order, shard
         self.steps_per_epoch: int | None = order.batches_per_epoch
+        self.batch_size = order.batch_size
         self.ids: list[int] = []
         self._collate = _Collate(collate or default_collate)
         self._device = device if device is not None and device.type != "cpu" else None

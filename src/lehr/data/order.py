@@ -128,7 +128,8 @@ class SampledOrder:
                 "from `set_epoch`"
             )
         self.batches_per_epoch = len(self._batches)
-        self.batch_size, self.num_samples = len(self._batches[0]), sum(map(len, self._batches))
+        sizes = [len(batch) for batch in self._batches]
+        self.batch_size, self.num_samples = max(sizes), sum(sizes)
 
     def _draw(self, epoch: int) -> list[list[Any]]:
         for part in (self._sampler, self._batches_of):

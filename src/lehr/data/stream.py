@@ -130,6 +130,7 @@ class StreamLoader:
             stream, seed=seed, batch_size=batch_size, drop_last=drop_last, shard=shard, collate=collate
         )
         self.resumable = replay or hasattr(stream, "state_dict")
+        self.batch_size = batch_size
         self.ids: list[int] = []
         self._device = device if device is not None and device.type != "cpu" else None
         self._batches: Iterator[Any] | None = None

@@ -28,7 +28,7 @@ from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
 from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
-from lehr.run.checks import preflight, warn_of_no_effect
+from lehr.run.checks import materialize, preflight, warn_of_no_effect
 from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import ModelSettings, Recipe
@@ -92,13 +92,13 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     monitor, goal = stopping.monitor, stopping.goal
     store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=goal, monitor=monitor) if folder else None
     # the model under its own seed, so that its weights depend on nothing else
-    model = build_model(recipe, splits)
+    model = build_model(recipe, splits).to(device)
+    materialize(recipe, model, loader)
     weights_line = None
     if recipe.weights and not (store and store.paths()):  # a run that is gone on with has its own
         weights_line = load_weights(model, recipe.weights, allow=recipe.weights_allow)
-    model.to(device)
     warn_of_low_precision_weights(model)
-    # the optimizers after the move, since they hold the parameters themselves
+    # the optimizers after the move and the shapes, since they hold the parameters themselves
     optimizers = recipe.optim.build(model)
     schedule = resolve_schedule(recipe, total_steps, loader)
     cast = autocast(recipe.precision, device.type)
@@ -127,7 +127,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         accumulate=recipe.accumulate,
         ranks=ranks,
         buffers=KeptBuffers(model),
-        reference=recipe.data.batch_size,
+        reference=batch_size(recipe, loader),
         latch=_latch(recipe, device, optimizers, listeners, loader),
         untrained=Untrained(model, optimizers),
     )
@@ -250,10 +250,11 @@ def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
         total = Duration(recipe.epochs or 0, "epochs").steps(total_steps=None, steps_per_epoch=per_epoch)
         if total == 0:
             raise SettingError(f"epochs={recipe.epochs:g} is less than one update; an epoch has {per_epoch}")
-    if recipe.accumulate > recipe.data.batch_size:
+    size = batch_size(recipe, loader)
+    if recipe.accumulate > size:
         raise SettingError(
-            f"accumulate={recipe.accumulate} cuts a batch of {recipe.data.batch_size} samples into more pieces than it "
-            f"has; use 1 to {recipe.data.batch_size}"
+            f"accumulate={recipe.accumulate} cuts a batch of {size} samples into more pieces than it has; "
+            f"use 1 to {size}"
         )
 
     def steps(name: str, length: Duration) -> int:
@@ -266,6 +267,12 @@ def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
         evaluate=steps("evaluate.every", recipe.evaluate.every),
         save=steps("save.every", recipe.save.every),
     )
+
+
+def batch_size(recipe: Recipe, loader: Loader) -> int:
+    """Return the samples of an update, over all ranks; a user's DataLoader brings its own number."""
+    size: int = getattr(loader, "batch_size", recipe.data.batch_size)
+    return size
 
 
 def resolve_schedule(recipe: Recipe, total_steps: int, loader: Loader) -> Schedule:

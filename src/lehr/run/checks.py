@@ -8,19 +8,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lehr.base import seeds
 from lehr.base.batches import split
-from lehr.base.errors import LehrWarning, NoEffectWarning
+from lehr.base.errors import LehrError, LehrWarning, NoEffectWarning, SettingError
 from lehr.base.protocols import Batch, Loader
 from lehr.data.data import Splits
 from lehr.data.stream import StreamLoader
+from lehr.losses.objective import Supervised
 from lehr.run.recipe import Evaluate, Recipe
 from lehr.training.buffers import KeptBuffers
+from lehr.training.evaluate import evaluation_mode
 from lehr.training.precision import warn_if_bf16_is_slower
 from lehr.training.preflight import check_batch
 
-__all__ = ["preflight", "warn_of_no_effect"]
+__all__ = ["materialize", "preflight", "warn_of_no_effect"]
 
 
 def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
@@ -47,6 +50,40 @@ def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
         if names:
             verb = "has" if len(names) == 1 else "have"
             warnings.warn(f"{', '.join(names)} {verb} no effect: {why}", NoEffectWarning, stacklevel=3)
+
+
+def materialize(recipe: Recipe, model: nn.Module, loader: Loader) -> None:
+    """Give lazy modules their shapes by the first batch, before anything holds their parameters.
+
+    Their weights follow from the seed, like those of all others; the loader is put back before the batch.
+    """
+    if not _without_shape(model):
+        return
+    start = loader.state_dict()
+    with seeds.isolated_global_generators():
+        batch: Batch = split(next(loader), recipe.accumulate)[0]
+    loader.load_state_dict(start)
+    run = recipe.objective.outputs if isinstance(recipe.objective, Supervised) else recipe.objective
+    try:
+        with seeds.seeded(recipe.seed, "init", "lazy"), evaluation_mode(model):
+            run(model, batch)
+    except LehrError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"{type(model).__name__} has lazy modules, which the first batch is to give their shapes, but it failed on "
+            f"it: {type(error).__name__}: {error}"
+        ) from error
+    left = _without_shape(model)
+    if left:
+        raise SettingError(
+            f"the first batch did not reach {left[0]!r}, which is lazy and so still has no shape; give it one "
+            "where the model is made, or remove it"
+        )
+
+
+def _without_shape(model: nn.Module) -> list[str]:
+    return [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
 
 
 def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[], Any], device: torch.device) -> None:
