@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,33 @@ def test_what_methods_draw_follows_from_the_step(tmp_path: Path) -> None:
     rest = lehr.resume(tmp_path / "part", recipe=made, allow_changes=True)
     assert whole.model is not None and rest.model is not None
     assert_same(weights(whole.model), weights(rest.model))
+
+
+class Slow(Mlp):
+    """Is asked to end in the middle of its second evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and FAILING["kind"] == "signal":
+            self.passes += 1
+            if self.passes == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(x)
+
+
+def test_a_signal_does_not_wait_for_the_end_of_an_evaluation_and_leaves_no_trace(tmp_path: Path) -> None:
+    made = recipe(model=Slow, data=lehr.Data(train=points(), val=points(48, seed=1), batch_size=8))
+    FAILING.update(kind="signal")
+    part = lehr.train(made, run_dir=tmp_path / "run")
+    FAILING.update(kind="")
+    assert (part.stopped, part.step) == ("preempted", 10)
+    assert [r["step"] for r in exact(tmp_path / "run") if r["split"] == "val"] == [5]
+    assert part.model.passes == 9  # type: ignore[union-attr]
+    rest = lehr.resume(tmp_path / "run", recipe=made)
+    whole = lehr.train(made, run_dir=tmp_path / "twin")
+    assert rest.model is not None and whole.model is not None
+    assert_same(weights(rest.model), weights(whole.model))
+    assert exact(tmp_path / "run") == exact(tmp_path / "twin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import nn
 
 from lehr.base import seeds
 from lehr.base.durations import Duration
-from lehr.base.errors import LehrError, RecipeFileError, SettingError
+from lehr.base.errors import LehrError, RecipeFileError, SettingError, StopRun
 from lehr.base.optional import need
-from lehr.base.protocols import Loader, Stateful, Tracker
+from lehr.base.protocols import Batch, Loader, Stateful, Tracker
 from lehr.checkpoint.store import CheckpointStore
 from lehr.checkpoint.weights import load_weights
 from lehr.data.data import Splits
@@ -57,7 +57,7 @@ from lehr.training.window import Window
 
 __all__ = ["Assembly", "assemble", "build_model", "pick_device"]
 
-Validate = Callable[[int | None], dict[str, float]]
+Validate = Callable[..., dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ class Assembly:
     loop: Loop
     saver: Saver
     validate: Validate | None
-    """limit -> values: validates on all data, or on ``limit`` batches of it."""
+    """``(limit, asked)`` -> values: validates on all data, or on ``limit`` batches of it; ``asked()`` says whether a
+    stop is wanted by now."""
     environment: dict[str, Any]
     compiled: CompileWatch | None
     weights_line: str | None
@@ -165,7 +166,9 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         total_steps=total_steps,
         every=every,
         describe=TrainingRecords(update, metrics, tokens=counts_tokens(recipe.objective)),
-        evaluate=functools.partial(validate, recipe.evaluate.batches) if validate else None,
+        evaluate=functools.partial(validate, recipe.evaluate.batches, lambda: listeners.stop_asked)
+        if validate
+        else None,
         save=saver,
         save_best=recipe.save.best,
         agree=functools.partial(agree_on_stop, ranks=ranks, device=device),
@@ -322,6 +325,14 @@ def _latch(
     return None if present else Latch(device)
 
 
+def _until_preempted(batches: Iterable[Batch], asked: Callable[[], str | None]) -> Iterator[Batch]:
+    """Yield ``batches`` until the process is asked to end: an evaluation may last longer than it is given."""
+    for batch in batches:
+        if asked() == "preempted":
+            raise StopRun("preempted")
+        yield batch
+
+
 def _validation(
     recipe: Recipe,
     splits: Splits,
@@ -337,11 +348,12 @@ def _validation(
     shard = Shard(ranks.rank, ranks.world)
     batches = validation_batches(splits.val, recipe.data, seed=recipe.seed, shard=shard, device=device)
 
-    def validate(limit: int | None) -> dict[str, float]:
+    def validate(limit: int | None, asked: Callable[[], str | None] = lambda: None) -> dict[str, float]:
+        chosen = _until_preempted(batches(limit), asked) if ranks.world == 1 else batches(limit)
         return evaluate(
             model,
             recipe.objective,
-            map(CompileWatch.any_size, batches(limit)) if recipe.compile else batches(limit),
+            map(CompileWatch.any_size, chosen) if recipe.compile else chosen,
             metrics,
             autocast=cast,
             ranks=ranks,
