@@ -305,3 +305,12 @@ def test_a_checkpoint_is_looked_at_once_in_a_process(store: CheckpointStore, mon
         other.save(step, state(float(step)))
     counted = {path: hashed.count(path) for path in hashed if not path.parent.name.startswith(".")}
     assert set(counted.values()) == {1}
+
+
+def test_where_all_that_have_a_value_are_damaged_the_newest_is_the_best_there_is(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    cut(store.save(1, state(1.0), value=0.5) / "model.safetensors")
+    store.save(2, state(2.0))
+    found = store.best()
+    assert found is not None and found.step == 2
+    assert "step-00000001: model.safetensors has" in found.passed_over[0]

@@ -153,8 +153,9 @@ class CheckpointStore:
         return self._first_intact(reversed(self.paths()))
 
     def best(self) -> Found | None:
-        """Return the checkpoint with the best value, among those that verify; the newest when none has a value."""
-        return self._first_intact(self._ranked()) or self.newest()
+        """Return the checkpoint with the best value, among those that verify; the newest where none of those has one."""
+        ranked = self._ranked()
+        return self._first_intact([*ranked, *(path for path in reversed(self.paths()) if path not in ranked)])
 
     def _ranked(self) -> list[Path]:
         """Return the checkpoints whose manifests have a value, the best first; an earlier one wins a tie."""
