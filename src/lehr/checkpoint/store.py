@@ -153,7 +153,7 @@ class CheckpointStore:
         return self._first_intact(reversed(self.paths()))
 
     def best(self) -> Found | None:
-        """Return the checkpoint with the best value, among those that verify; the newest where none of those has one."""
+        """Return the one with the best value, among those that verify; the newest where none of them has any."""
         ranked = self._ranked()
         return self._first_intact([*ranked, *(path for path in reversed(self.paths()) if path not in ranked)])
 
