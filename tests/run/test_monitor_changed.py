@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from helpers import recipe, records, run_steps
 
 import lehr
@@ -14,6 +15,7 @@ from lehr.run.recipe import Evaluate, Save, Stop
 BY_LOSS, BY_ACCURACY = Evaluate(every=1), Evaluate(every=1, monitor="accuracy")
 
 
+@pytest.mark.filterwarnings("ignore:the run was to have 10 steps")
 def test_the_best_is_of_the_value_that_the_run_now_goes_by(tmp_path: Path) -> None:
     run = tmp_path / "run"
     lehr.train(recipe(steps=10, evaluate=BY_LOSS, save=Save(every=5, keep=20)), run_dir=run)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lehr.base.errors import SettingError
 from lehr.base.settings import Settings
+from lehr.data.content import content_facts
 
 __all__ = ["Data", "Splits"]
 
@@ -57,4 +58,4 @@ class Data(Settings):
         """Return the data. Subclasses read files here; before this, nothing of the data is touched."""
         if self.train is None:
             raise SettingError("Data needs train=: tensors, a data set, an iterable or a DataLoader")
-        return Splits(train=self.train, val=self.val)
+        return Splits(train=self.train, val=self.val, facts=content_facts(train=self.train, val=self.val))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lehr.base.errors import LehrWarning, SettingError
-from lehr.base.settings import override, plain
+from lehr.base.settings import override
 from lehr.checkpoint.store import CheckpointStore, Found
 from lehr.data.data import Splits
 from lehr.data.validation import validation_batches
@@ -20,7 +20,7 @@ from lehr.dist.ranks import Ranks
 from lehr.run.assemble import build_model, pick_device
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import Recipe
-from lehr.run.resume import changed_fields, made_again
+from lehr.run.resume import changed_data, made_again
 from lehr.training.evaluate import check_metrics, evaluate
 from lehr.training.precision import autocast
 from lehr.training.state import ModelState
@@ -44,7 +44,7 @@ class OpenedRun:
         given = splits.val if split == "val" else splits.train
         if given is None:
             raise SettingError("this recipe has no validation data; use --split train")
-        changed = changed_fields(self.facts, plain(splits.facts), "data: ")
+        changed = changed_data(self.facts, splits.facts)
         if changed:
             warnings.warn(f"this is not the data of the run: {'; '.join(changed)[:300]}", LehrWarning, stacklevel=2)
         metrics = [metric.on(self.facts) for metric in self.recipe.metrics]

@@ -10,6 +10,7 @@ from typing import Any
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.settings import override, plain
 from lehr.checkpoint.store import CheckpointStore
+from lehr.run.assemble import resolve_schedule
 from lehr.run.environment import differences
 from lehr.run.folder import RunFolder
 from lehr.run.origin import Origin, load, source_hashes
@@ -17,7 +18,7 @@ from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
 from lehr.run.trainer import MakeTracker, Trainer
 
-__all__ = ["changed_fields", "made_again", "resume"]
+__all__ = ["changed_data", "changed_fields", "made_again", "resume"]
 
 
 def resume(
@@ -57,7 +58,7 @@ def resume(
         overrides=(*origin.overrides, *overrides),
     )
     trainer = Trainer(changed, run_dir=run, origin=origin, trackers=trackers, yardsticks=yardsticks)
-    data = changed_fields(saved["facts"], plain(trainer.assembly.splits.facts), "data: ")
+    data = changed_data(saved["facts"], trainer.assembly.splits.facts)
     if data and not (allow_changes or any(line.startswith("data.") for line in asked)):
         _refuse(folder, data)
     if found and found.step > trainer.loop.total_steps:
@@ -65,6 +66,8 @@ def resume(
             f"{folder} is at step {found.step} already, past the {trainer.loop.total_steps} steps asked for; give "
             f"steps={found.step} or more"
         )
+    if found and all(saved["fields"][name] == plain(getattr(changed, name)) for name in ("optim", "schedule")):
+        _warn_of_a_jump(changed, saved["total_steps"], trainer, found.step)
     machine = differences(found.manifest["note"], trainer.assembly.environment) if found else []
     for line in machine:
         warnings.warn(f"the last bits may differ from the first part of the run: {line}", LehrWarning, stacklevel=2)
@@ -99,6 +102,29 @@ def changed_fields(then: Any, now: Any, path: str = "") -> list[str]:
             lines += changed_fields(then.get(name, "nothing"), now.get(name, "nothing"), inner)
         return lines
     return [] if then == now else [f"{path}: {then} then, {now} now"]
+
+
+def changed_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for each fact about the data that was recorded and is not what it was.
+
+    >>> changed_data({"train_samples": 9}, {"train_samples": 8, "train_sha256": "7e7f"})
+    ['data: train_samples: 9 then, 8 now']
+    """
+    return changed_fields(then, {name: plain(fact) for name, fact in now.items() if name in then}, "data: ")
+
+
+def _warn_of_a_jump(recipe: Recipe, then: int, trainer: Trainer, step: int) -> None:
+    """Say what the rate was and will be, where another length of the run has changed the schedule behind it."""
+    loop = trainer.loop
+    before, after = resolve_schedule(recipe, then, loop.loader), loop.update.schedule
+    if before(step - 1) != after(step - 1):
+        base = loop.update.rates[0][1]
+        warnings.warn(
+            f"the run was to have {then} steps and now has {loop.total_steps}, and its schedule follows: the rate was "
+            f"{base * before(step - 1):.3g} in step {step} and goes on with {base * after(step):.3g}",
+            LehrWarning,
+            stacklevel=3,
+        )
 
 
 def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
