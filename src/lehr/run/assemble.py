@@ -26,6 +26,7 @@ from lehr.dist.ranks import Ranks
 from lehr.dist.wrap import share_gradients
 from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
+from lehr.optim.built import as_optimizers
 from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
 from lehr.run.checks import materialize, preflight, warn_of_no_effect
@@ -100,13 +101,13 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         weights_line = load_weights(model, recipe.weights, allow=recipe.weights_allow)
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
-    optimizers = recipe.optim.build(model)
+    optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
     schedule = resolve_schedule(recipe, total_steps, loader)
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
     # the first batch through the model before it is compiled or wrapped, while errors still read well
-    preflight(recipe, model, loader, cast, device)
+    preflight(recipe, model, loader, metrics, cast, device)
     compiled = CompileWatch(model) if recipe.compile else None
     called = compiled.called if compiled else model
     listeners = Listeners([*recipe.methods, stopping, *([compiled] if compiled else [])])

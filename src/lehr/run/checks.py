@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from lehr.base.protocols import Batch, Loader
 from lehr.data.data import Splits
 from lehr.data.stream import StreamLoader
 from lehr.losses.objective import Supervised
+from lehr.metrics.metric import Metric
 from lehr.run.recipe import Evaluate, Recipe
 from lehr.training.buffers import KeptBuffers
 from lehr.training.evaluate import evaluation_mode
@@ -86,7 +87,14 @@ def _without_shape(model: nn.Module) -> list[str]:
     return [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
 
 
-def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[], Any], device: torch.device) -> None:
+def preflight(
+    recipe: Recipe,
+    model: nn.Module,
+    loader: Loader,
+    metrics: Sequence[Metric],
+    cast: Callable[[], Any],
+    device: torch.device,
+) -> None:
     """Try the first batch, and put the loader back before it."""
     in_eval = [name for name, m in model.named_modules() if not m.training and any(True for _ in m.parameters(False))]
     if in_eval:
@@ -99,7 +107,7 @@ def preflight(recipe: Recipe, model: nn.Module, loader: Loader, cast: Callable[[
     start = loader.state_dict()
     with seeds.isolated_global_generators():
         batch: Batch = split(next(loader), recipe.accumulate)[0]  # as much as a step holds at once
-        counted = check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast)
+        counted = check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast, metrics=metrics)
         if recipe.precision == "bf16" and device.type == "cpu":
             kept = KeptBuffers(model)
             kept.keep()
