@@ -115,7 +115,7 @@ def fast(width: int, total: int) -> Iterator[None]:
 def lehr_eager(width: int, total: int) -> Iterator[None]:
     import lehr
     from lehr.losses import Supervised, cross_entropy
-    from lehr.run.recipe import Evaluate, Save
+    from lehr.run.recipe import Save
     from lehr.track import Progress
 
     recipe = lehr.Recipe(
@@ -127,7 +127,6 @@ def lehr_eager(width: int, total: int) -> Iterator[None]:
         steps=total,
         clip=CLIP,
         save=Save(every="100%"),
-        evaluate=Evaluate(every="100%"),
         threads=1,
     )
     folder = Path(tempfile.mkdtemp()) / "run"

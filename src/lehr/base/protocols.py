@@ -119,6 +119,8 @@ class Loader(Protocol):
 
     steps_per_epoch: int | None
     """Batches in an epoch, where that is known."""
+    batch_size: int
+    """Samples in a full batch, over all processes."""
 
     @property
     def seekable(self) -> bool:

@@ -129,7 +129,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         accumulate=recipe.accumulate,
         ranks=ranks,
         buffers=KeptBuffers(model),
-        reference=batch_size(recipe, loader),
+        reference=loader.batch_size,
         latch=_latch(recipe, device, optimizers, listeners, loader),
         untrained=Untrained(model, optimizers),
     )
@@ -254,7 +254,7 @@ def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
         total = Duration(recipe.epochs or 0, "epochs").steps(total_steps=None, steps_per_epoch=per_epoch)
         if total == 0:
             raise SettingError(f"epochs={recipe.epochs:g} is less than one update; an epoch has {per_epoch}")
-    size = batch_size(recipe, loader)
+    size = loader.batch_size  # a user's DataLoader brings its own
     if recipe.accumulate > size:
         raise SettingError(
             f"accumulate={recipe.accumulate} cuts a batch of {size} samples into more pieces than it has; "
@@ -271,12 +271,6 @@ def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
         evaluate=steps("evaluate.every", recipe.evaluate.every),
         save=steps("save.every", recipe.save.every),
     )
-
-
-def batch_size(recipe: Recipe, loader: Loader) -> int:
-    """Return the samples of an update, over all ranks; a user's DataLoader brings its own number."""
-    size: int = getattr(loader, "batch_size", recipe.data.batch_size)
-    return size
 
 
 def resolve_schedule(recipe: Recipe, total_steps: int, loader: Loader) -> Schedule:
