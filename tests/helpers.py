@@ -31,6 +31,19 @@ class Mlp(nn.Module):
         return self.last(self.drop(torch.relu(self.norm(self.first(x)))))
 
 
+class Tagger(nn.Module):
+    """Token ids to scores, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.out = nn.Linear(6, 5)
+        self.double()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.embedding(ids)))
+
+
 def points(n: int = 48, seed: int = 0, classes: int = 3) -> tuple[Tensor, Tensor]:
     """Return points in four dimensions whose class follows from them."""
     generator = torch.Generator().manual_seed(seed)

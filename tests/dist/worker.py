@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers import Mlp, points, recipe, run_steps
+from helpers import Mlp, Tagger, points, recipe, run_steps
 
 import lehr
 from lehr.base.errors import StopRun
@@ -22,19 +22,6 @@ from lehr.losses import Supervised, cross_entropy
 from lehr.run.recipe import Evaluate, Recipe, Save, Track
 
 PAD = -1
-
-
-class Tagger(nn.Module):
-    """Token ids to scores, in double precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 6)
-        self.out = nn.Linear(6, 5)
-        self.double()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.embedding(ids)))
 
 
 def ragged(n: int = 16, length: int = 9) -> tuple[Tensor, Tensor]:

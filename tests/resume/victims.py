@@ -106,3 +106,15 @@ def live(run: Path, name: str, overrides: list[str]) -> None:
     else:
         lehr.train(f"{__file__}:{name}", run_dir=run, overrides=overrides)
     sys.stdout.flush()
+
+
+def saving(folder: Path, told: Path, first: int) -> None:
+    """Save a megabyte again and again; ``told`` gets a ``<`` and a ``>`` around each save."""
+    store = CheckpointStore(folder, keep=2)
+    store.clean()
+    marks = os.open(told, os.O_WRONLY | os.O_APPEND)
+    for step in range(first, first + 10_000):
+        content = {"model": {"w": torch.full((250_000,), float(step))}}
+        os.write(marks, b"<")
+        store.save(step, content)
+        os.write(marks, b">")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Mlp, points, recipe, records, weights
+from helpers import Mlp, Tagger, points, recipe, records, weights
 from torch import Tensor, nn
 
 import lehr
@@ -19,19 +19,6 @@ from lehr.losses import Supervised, cross_entropy
 from lehr.run.recipe import Recipe
 
 PAD = -1
-
-
-class Tagger(nn.Module):
-    """Token ids to scores, in double precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 6)
-        self.out = nn.Linear(6, 5)
-        self.double()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.embedding(ids)))
 
 
 def ragged(n: int = 16, length: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """A byte-level GPT on the source files of Python's standard library, or on any text.
 
-Sized for about 75 seconds of training on two CPU cores: it should then need fewer bits per byte of unseen source code
+Sized for about 80 seconds of training on two CPU cores: it should then need fewer bits per byte of unseen source code
 than gzip -9. `lehr train gpt-text --set data.path=FILE` trains on a text of yours, `--set data.tokens=char` on its
 characters.
 """
