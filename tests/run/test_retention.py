@@ -30,6 +30,8 @@ class Told:
         self.values, self.asked = values, 0
 
     def __call__(self, output: Tensor, target: Tensor) -> tuple[float, int]:
+        if len(target) != 6:  # the trial on the first batch of training
+            return 0.0, 1
         self.asked += 1
         return self.values[self.asked - 1], 1
 
