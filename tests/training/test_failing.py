@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from helpers import Mlp, assert_same, exact, points, recipe, weights
 from torch import Tensor, nn
 
 import lehr
-from lehr.base.errors import NonFiniteError
+from lehr.base.errors import CheckpointError, NonFiniteError, StopRun
 from lehr.base.protocols import Batch, Method, Observer, Place
 from lehr.run.recipe import Evaluate, Save
 
@@ -210,3 +211,28 @@ def test_a_signal_does_not_wait_for_the_end_of_an_evaluation_and_leaves_no_trace
     assert rest.model is not None and whole.model is not None
     assert_same(weights(rest.model), weights(whole.model))
     assert exact(tmp_path / "run") == exact(tmp_path / "twin")
+
+
+class Enough(Observer):
+    def step_end(self, place: Place) -> None:
+        if place.step == 3:
+            raise StopRun("enough")
+
+
+def test_what_fails_outside_of_a_step_is_told_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last save of a run that was stopped: no step is under way."""
+    told: list[str] = []
+
+    class Diary(Observer):
+        def run_failed(self, place: Place, error: BaseException) -> None:
+            told.append(type(error).__name__)
+
+    def full(*given: Any, **named: Any) -> Path:
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr("lehr.checkpoint.store.CheckpointStore.save", full)
+    made = recipe(methods=(Diary(), Enough()), save=Save(every=100, best=False))
+    with pytest.raises(CheckpointError):
+        lehr.train(made, run_dir=tmp_path / "run")
+    assert told == ["CheckpointError"]
+    assert json.loads((tmp_path / "run" / "failure.json").read_text())["step"] == 3

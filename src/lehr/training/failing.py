@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lehr.base.protocols import Batch
 from lehr.training.events import Event
@@ -10,7 +11,17 @@ from lehr.training.events import Event
 if TYPE_CHECKING:
     from lehr.training.loop import Loop
 
-__all__ = ["fail"]
+__all__ = ["fail", "guarded", "save_last_whole"]
+
+T = TypeVar("T")
+
+
+def guarded(loop: Loop, call: Callable[[], T]) -> T:
+    """Return ``call()``; what it raises outside of a step ends the run as an error in a step does."""
+    try:
+        return call()
+    except Exception as error:
+        fail(loop, error, None)
 
 
 def fail(loop: Loop, error: Exception, batch: Batch) -> NoReturn:
@@ -19,7 +30,7 @@ def fail(loop: Loop, error: Exception, batch: Batch) -> NoReturn:
     loop.trouble.note(explained, loop.clock.step)
     if not loop.update.writing and loop.trouble.left_healthy(explained):
         try:
-            _save_last_whole(loop)
+            save_last_whole(loop)
         except Exception as unsaved:
             explained.add_note(f"the steps since the last checkpoint are lost: {unsaved}")
     try:
@@ -29,7 +40,7 @@ def fail(loop: Loop, error: Exception, batch: Batch) -> NoReturn:
     raise explained from (error.__cause__ if explained is error else error)
 
 
-def _save_last_whole(loop: Loop) -> None:
+def save_last_whole(loop: Loop) -> None:
     """Put the data back before the batch in hand, and save, if there is something new."""
     before = loop.positions[-1] if loop.in_hand else None
     if loop.settle() and before is not None:  # else the loader has been put back to an earlier step

@@ -31,7 +31,7 @@ from lehr.base.protocols import Batch, Loader, Place, Record, Tracker
 from lehr.training.clock import Clock
 from lehr.training.events import Event, Listeners
 from lehr.training.every import Every
-from lehr.training.failing import fail
+from lehr.training.failing import fail, guarded, save_last_whole
 from lehr.training.scores import Scores
 from lehr.training.steps.eager import EagerStep, Outcome
 from lehr.training.trouble import Trouble
@@ -81,13 +81,11 @@ class Loop:
         """Yield the batches to call `step` with, from RUN_START to RUN_END."""
         self.clock.tick()
         self.listeners.emit(Event.RUN_START, self.place())
-        self.catch_up()
+        guarded(self, self.catch_up)
         while self.clock.step < self.total_steps and self.stopped is None:
             yield self.next_batch()
         self.stopped = self.stopped or "finished"
-        self.settle()
-        if self.saved_at != self.clock.step:
-            self.save_now()
+        guarded(self, lambda: save_last_whole(self))
         self.clock.tick()
         self.listeners.emit(Event.RUN_END, self.place(), self.stopped)
 
@@ -106,10 +104,7 @@ class Loop:
             self.positions.clear()
         self.positions.append(self.loader.state_dict())
         self.in_hand = True
-        try:
-            batch = next(self.loader)
-        except Exception as error:
-            fail(self, error, None)
+        batch = guarded(self, lambda: next(self.loader))
         self.clock.train_seconds += perf_counter() - started
         return batch
 
