@@ -53,8 +53,12 @@ class Tied(nn.Module):
 
 def test_tied_weights_frozen_ones_and_those_of_the_model_itself() -> None:
     assert depths(Tied()) == {
-        **{"token": 0, "embedding.weight": 0, "norm.weight": 0, "norm.bias": 0},
-        **{"body.weight": 1, "body.bias": 1},
+        "token": 0,
+        "embedding.weight": 0,
+        "norm.weight": 0,
+        "norm.bias": 0,
+        "body.weight": 1,
+        "body.bias": 1,
     }
 
 

@@ -20,6 +20,8 @@ class Row:
     make: Callable[..., Any]
     summary: str
     needs: str | None = None
+    choose: str = ""
+    """When to choose it, as it goes on after "If you ...": what `lehr list --help-me-choose` prints."""
 
 
 class Table(Mapping[str, Row]):
