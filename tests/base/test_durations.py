@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lehr.base.durations import Duration
+from lehr.base.durations import Duration, RunLength
 from lehr.base.errors import SettingError
 
 
@@ -14,26 +14,44 @@ from lehr.base.errors import SettingError
 def test_steps_survive_writing_and_reading(steps: int) -> None:
     duration = Duration.parse(steps)
     assert Duration.parse(str(duration)) == duration
-    assert duration.steps(total_steps=None, steps_per_epoch=None) == steps
+    assert duration.steps(RunLength(1)) == steps
 
 
 @given(st.integers(1, 10**6), st.integers(0, 100))
 def test_percent_of_a_run_lies_within_it(total: int, percent: int) -> None:
-    steps = Duration.parse(f"{percent}%").steps(total_steps=total, steps_per_epoch=None)
+    steps = Duration.parse(f"{percent}%").steps(RunLength(total))
     assert abs(steps - total * percent / 100) <= 0.5
     assert 0 <= steps <= total
 
 
 @given(st.integers(1, 1000), st.integers(1, 10**4))
 def test_epochs_count_batches(epochs: int, per_epoch: int) -> None:
-    assert Duration.parse(f"{epochs} epochs").steps(total_steps=None, steps_per_epoch=per_epoch) == epochs * per_epoch
+    assert Duration.parse(f"{epochs} epochs").steps(RunLength(1, steps_per_epoch=per_epoch)) == epochs * per_epoch
 
 
 def test_half_an_epoch() -> None:
-    assert Duration.parse("0.5 epochs").steps(total_steps=None, steps_per_epoch=7) == 4
+    assert Duration.parse("0.5 epochs").steps(RunLength(1, steps_per_epoch=7)) == 4
 
 
-@pytest.mark.parametrize("given_", ["", "ten", "-5", "3 weeks", "1.5 steps", "101%", None, True, 2.5, "5 %%"])
+@pytest.mark.parametrize(
+    "given_",
+    [
+        "",
+        "ten",
+        "-5",
+        "3 weeks",
+        "1.5 steps",
+        "101%",
+        None,
+        True,
+        2.5,
+        "5 %%",
+        "1B",
+        "3k steps",
+        "1.5 tokens",
+        "2 G tokens",
+    ],
+)
 def test_what_is_no_duration_is_refused_with_what_is_allowed(given_: object) -> None:
     with pytest.raises(SettingError, match=r"duration|whole|at most"):
         Duration.parse(given_)
@@ -41,4 +59,32 @@ def test_what_is_no_duration_is_refused_with_what_is_allowed(given_: object) -> 
 
 def test_epochs_need_a_known_length() -> None:
     with pytest.raises(SettingError, match="no known length"):
-        Duration.parse("2 epochs").steps(total_steps=100, steps_per_epoch=None)
+        Duration.parse("2 epochs").steps(RunLength(100))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("5000000 tokens", 5_000_000), ("1B tokens", 10**9), ("300M tokens", 3 * 10**8), ("20k tokens", 20_000)]
+    + [("1.5M tokens", 1_500_000), ("1 token", 1), ("2.5 k tokens", 2500), ("1e9 tokens", 10**9)],
+)
+def test_tokens(text: str, tokens: int) -> None:
+    duration = Duration.parse(text)
+    assert (duration.value, duration.unit) == (tokens, "tokens")
+    assert Duration.parse(str(duration)) == duration
+    assert duration.steps(RunLength(1, tokens_per_step=1)) == tokens
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**7))
+def test_tokens_become_the_nearest_number_of_steps(tokens: int, per_step: int) -> None:
+    steps = Duration(tokens, "tokens").steps(RunLength(1, tokens_per_step=per_step))
+    assert abs(steps * per_step - tokens) <= per_step / 2
+
+
+def test_tokens_need_data_that_counts_them() -> None:
+    with pytest.raises(SettingError, match="does not tell how many tokens a sample has; give steps"):
+        Duration.parse("1B tokens").steps(RunLength(100, steps_per_epoch=10))
+
+
+def test_exact_steps_keep_the_fraction() -> None:
+    assert Duration.parse("1%").exact_steps(RunLength(50)) == 0.5
+    assert Duration.parse("0.5 epochs").exact_steps(RunLength(50, steps_per_epoch=7)) == 3.5

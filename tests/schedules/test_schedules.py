@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lehr.base.durations import RunLength
 from lehr.base.errors import SettingError
 from lehr.schedules import SCHEDULES, Constant, WarmupCosine, WarmupLinear, constant, warmup_cosine, warmup_linear
 
@@ -90,7 +91,7 @@ def test_cosine_by_hand() -> None:
 
 @pytest.mark.parametrize("row", SCHEDULES.values(), ids=list(SCHEDULES))
 def test_every_row_of_the_table_resolves_and_is_pure(row: object) -> None:
-    schedule = row.make().resolve(total_steps=100, steps_per_epoch=10)  # type: ignore[attr-defined]
+    schedule = row.make().resolve(RunLength(100, 10))  # type: ignore[attr-defined]
     forwards = [schedule(step) for step in range(100)]
     backwards = [schedule(step) for step in reversed(range(100))][::-1]
     assert forwards == backwards
@@ -99,14 +100,14 @@ def test_every_row_of_the_table_resolves_and_is_pure(row: object) -> None:
 
 
 def test_warm_up_in_units() -> None:
-    in_epochs = WarmupCosine(warmup="2 epochs").resolve(total_steps=100, steps_per_epoch=10)
+    in_epochs = WarmupCosine(warmup="2 epochs").resolve(RunLength(100, 10))
     assert in_epochs(0) == pytest.approx(1 / 20)
-    assert Constant(warmup="10%").resolve(total_steps=100, steps_per_epoch=None)(0) == pytest.approx(0.1)
+    assert Constant(warmup="10%").resolve(RunLength(100))(0) == pytest.approx(0.1)
 
 
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     with pytest.raises(SettingError, match=r"warmup=200 steps is 200 steps, but the run has 100"):
-        WarmupLinear(warmup=200).resolve(total_steps=100, steps_per_epoch=None)
+        WarmupLinear(warmup=200).resolve(RunLength(100))
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.0, 2.0])

@@ -14,6 +14,7 @@ from helpers import Mlp, Tagger, points, recipe, records, weights
 from torch import Tensor, nn
 
 import lehr
+from lehr.base.durations import RunLength
 from lehr.base.errors import LehrWarning, RunError, SettingError
 from lehr.losses import Supervised, cross_entropy
 from lehr.run.recipe import Recipe
@@ -183,7 +184,7 @@ def test_the_rate_at_a_step_does_not_depend_on_the_cutting(tmp_path: Path) -> No
         lehr.Trainer(made, run_dir=tmp_path / f"{accumulate}-{size}").fit()
         curves.append([r["lr"] for r in records(tmp_path / f"{accumulate}-{size}") if r["split"] == "train"])
     assert curves[0] == curves[1] == curves[2]
-    schedule = recipe().schedule.resolve(total_steps=15, steps_per_epoch=None)
+    schedule = recipe().schedule.resolve(RunLength(15))
     assert curves[0] == [0.01 * schedule(step) for step in range(15)]
 
 

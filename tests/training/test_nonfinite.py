@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lehr
+from lehr.base.durations import RunLength
 from lehr.base.errors import NonFiniteError, RunError, SettingError
 from lehr.base.protocols import Batch, Method, Observer, Place
 from lehr.run.recipe import Save, Track
@@ -162,7 +163,7 @@ def test_skipping_leaves_the_clock_and_counts(tmp_path: Path) -> None:
     withheld = [r for r in lines if "withheld" in r]
     assert withheld[0] == {"step": 1, "split": "train", "loss": "nan", "withheld": "nonfinite"}
     rates = [r["lr"] for r in lines if r["split"] == "train" and "withheld" not in r]
-    schedule = made.schedule.resolve(total_steps=12, steps_per_epoch=6)
+    schedule = made.schedule.resolve(RunLength(12, 6))
     assert rates == [0.01 * schedule(step) for step in range(12)]
     assert lines[-1]["loss"] == lines[-1]["loss"]
 

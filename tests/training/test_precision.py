@@ -12,6 +12,7 @@ from helpers import Mlp, assert_same, points, recipe, records, weights
 from torch import Tensor, nn
 
 import lehr
+from lehr.base.durations import RunLength
 from lehr.base.errors import LehrWarning, RunError
 from lehr.base.protocols import Batch, Method, Place
 from lehr.optim.clip import global_norm
@@ -92,7 +93,7 @@ def test_an_overflow_moves_nothing_but_the_scale_and_the_data(tmp_path: Path) ->
     assert trainer.loop.update.scaler.get_scale() == 2.0**13
     lines = [r for r in records(tmp_path / "run") if r["split"] == "train"]
     assert [r["step"] for r in lines if "withheld" in r] == [0, 2, 2]
-    schedule = made.schedule.resolve(total_steps=9, steps_per_epoch=6)
+    schedule = made.schedule.resolve(RunLength(9, 6))
     assert [r["lr"] for r in lines if "withheld" not in r] == [0.01 * schedule(step) for step in range(9)]
     assert lines[-1]["skipped"] == 3
     (optimizer,) = trainer.loop.update.optimizers

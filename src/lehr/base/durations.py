@@ -1,4 +1,4 @@
-"""Lengths of training with their unit: ``2000`` or ``"2000 steps"``, ``"3 epochs"``, ``"5%"`` of the run."""
+"""Lengths of training with their unit: ``2000`` or ``"2000 steps"``, ``"3 epochs"``, ``"1B tokens"``, ``"5%"``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from lehr.base.errors import SettingError
 
-__all__ = ["Duration", "DurationSetting"]
+__all__ = ["Duration", "DurationSetting", "RunLength"]
 
-Unit = Literal["steps", "epochs", "%"]
-_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(steps?|epochs?|%)?\s*")
+Unit = Literal["steps", "epochs", "tokens", "%"]
+_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(?:(steps?|epochs?|%)|([kMB]?)\s*(tokens?))?\s*")
+_UNITS: dict[str, Unit] = {"s": "steps", "e": "epochs", "t": "tokens", "%": "%"}
+_MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is, and what turns other units into updates; None where the data does not tell."""
+
+    steps: int
+    steps_per_epoch: int | None = None
+    tokens_per_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -26,10 +37,12 @@ class Duration:
 
     @classmethod
     def parse(cls, given: Any) -> Duration:
-        """Read a duration from an int or a text.
+        """Read a duration from an int or a text; k, M and B before "tokens" are thousands, millions and billions.
 
         >>> Duration.parse("10 epochs"), Duration.parse(200), Duration.parse("5%")
         (Duration(value=10.0, unit='epochs'), Duration(value=200.0, unit='steps'), Duration(value=5.0, unit='%'))
+        >>> Duration.parse("20k tokens")
+        Duration(value=20000.0, unit='tokens')
         """
         if isinstance(given, Duration):
             return given
@@ -37,33 +50,45 @@ class Duration:
         if match is None:
             raise SettingError(
                 f"{given!r} is not a duration; write a number of steps, or a text such as "
-                "'2000 steps', '3 epochs' or '5%'"
+                "'2000 steps', '3 epochs', '1B tokens' or '5%'"
             )
-        unit: Unit = {"s": "steps", "e": "epochs", "%": "%"}[(match[2] or "steps")[0]]  # type: ignore[assignment]
-        value = float(match[1])
-        if unit == "steps" and value != int(value):
-            raise SettingError(f"{given!r} is not a whole number of steps")
+        unit = _UNITS[(match[2] or match[4] or "steps")[0]]
+        value = float(match[1]) * _MULTIPLES[match[3] or ""]
+        if unit in ("steps", "tokens") and value != int(value):
+            raise SettingError(f"{given!r} is not a whole number of {unit}")
         if unit == "%" and value > 100:
             raise SettingError(f"{given!r} is more than the whole run; use at most '100%'")
         return cls(value, unit)
 
-    def steps(self, *, total_steps: int | None, steps_per_epoch: int | None) -> int:
+    def steps(self, run: RunLength) -> int:
         """Return the whole number of steps nearest to this duration (a half rounds up).
 
-        >>> Duration.parse("5%").steps(total_steps=500, steps_per_epoch=None)
+        >>> Duration.parse("5%").steps(RunLength(500))
         25
         """
+        return math.floor(self.exact_steps(run) + 0.5)
+
+    def exact_steps(self, run: RunLength) -> float:
+        """Return this duration in steps, with the fraction.
+
+        >>> Duration.parse("1000 tokens").exact_steps(RunLength(500, tokens_per_step=400))
+        2.5
+        """
         if self.unit == "steps":
-            return int(self.value)
+            return self.value
+        if self.unit == "%":
+            return self.value / 100 * run.steps
         if self.unit == "epochs":
-            if steps_per_epoch is None:
+            if run.steps_per_epoch is None:
                 raise SettingError(
                     f"'{self}' cannot be turned into steps: the training data has no known length; give steps"
                 )
-            return math.floor(self.value * steps_per_epoch + 0.5)
-        if total_steps is None:
-            raise SettingError(f"'{self}' cannot be turned into steps: the run has no known length; give steps")
-        return math.floor(self.value / 100 * total_steps + 0.5)
+            return self.value * run.steps_per_epoch
+        if run.tokens_per_step is None:
+            raise SettingError(
+                f"'{self}' cannot be turned into steps: the data does not tell how many tokens a sample has; give steps"
+            )
+        return self.value / run.tokens_per_step
 
     def __str__(self) -> str:
         """Write it as `parse` reads it.

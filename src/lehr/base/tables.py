@@ -14,7 +14,7 @@ __all__ = ["Row", "Table", "did_you_mean"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One choice: its name, what makes it, one line about it, the extra that it needs."""
+    """One choice: its name, what makes it, one line about it, when to choose it, the extra that it needs."""
 
     name: str
     make: Callable[..., Any]

@@ -102,6 +102,7 @@ class TextData(Data):
             facts={
                 **tokens.facts(),
                 "context": self.context,
+                "tokens_per_sample": self.context,
                 "content_sha256": hashlib.sha256(b"".join(texts)).hexdigest(),
                 "train_tokens": len(training),
                 "val_tokens": len(held_out),
@@ -147,6 +148,7 @@ class TokenFileData(Data):
             facts={
                 "vocab_size": self.vocab_size,
                 "context": self.context,
+                "tokens_per_sample": self.context,
                 "train_tokens": len(training),
                 "val_tokens": len(held_out),
                 "ends_sha256": hashlib.sha256(_ends(training) + _ends(held_out)).hexdigest(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lehr.base import seeds
-from lehr.base.durations import Duration
+from lehr.base.durations import Duration, RunLength
 from lehr.base.errors import LehrError, RecipeFileError, SettingError, StopRun
 from lehr.base.optional import need
 from lehr.base.protocols import Batch, Loader, Stateful, Tracker
@@ -88,7 +88,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     splits = recipe.data.open()
     shard = Shard(ranks.rank, ranks.world)
     loader = training_loader(splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device)
-    total_steps, every = lengths(recipe, loader)
+    run, every = lengths(recipe, loader, splits.facts)
+    total_steps = run.steps
     warn_of_no_effect(recipe, splits, loader)
     stopping = _stopping(recipe, splits)
     monitor, goal = stopping.monitor, stopping.goal
@@ -102,7 +103,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
     optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
-    schedule = resolve_schedule(recipe, total_steps, loader)
+    schedule = resolve_schedule(recipe, run)
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
@@ -243,15 +244,21 @@ def build_model(recipe: Recipe, splits: Splits) -> nn.Module:
     return model
 
 
-def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
-    """Return the length of the run in updates, and how often the rest happens."""
+def run_length(steps: int, loader: Loader, facts: Mapping[str, Any]) -> RunLength:
+    """Return what turns durations into updates, in a run of ``steps`` of them."""
+    tokens = facts.get("tokens_per_sample")
+    return RunLength(steps, loader.steps_per_epoch, tokens and loader.batch_size * tokens)
+
+
+def lengths(recipe: Recipe, loader: Loader, facts: Mapping[str, Any]) -> tuple[RunLength, Every]:
+    """Return the length of the run, and how often the rest happens."""
     per_epoch = loader.steps_per_epoch
     if recipe.steps is not None:
         total = recipe.steps
     elif per_epoch is None:
         raise SettingError(f"epochs={recipe.epochs:g}, but the training data has no known length; give steps instead")
     else:
-        total = Duration(recipe.epochs or 0, "epochs").steps(total_steps=None, steps_per_epoch=per_epoch)
+        total = Duration(recipe.epochs or 0, "epochs").steps(RunLength(per_epoch, per_epoch))
         if total == 0:
             raise SettingError(f"epochs={recipe.epochs:g} is less than one update; an epoch has {per_epoch}")
     size = loader.batch_size  # a user's DataLoader brings its own
@@ -261,25 +268,24 @@ def lengths(recipe: Recipe, loader: Loader) -> tuple[int, Every]:
             f"use 1 to {size}"
         )
 
+    run = run_length(total, loader, facts)
+
     def steps(name: str, length: Duration) -> int:
         if length.value == 0:
             raise SettingError(f"{name}={length} is never and always; give 1 or more, or more than {total} for never")
-        return max(1, length.steps(total_steps=total, steps_per_epoch=per_epoch))
+        return max(1, length.steps(run))
 
-    return total, Every(
+    return run, Every(
         record=steps("track.every", recipe.track.every),
         evaluate=steps("evaluate.every", recipe.evaluate.every),
         save=steps("save.every", recipe.save.every),
     )
 
 
-def resolve_schedule(recipe: Recipe, total_steps: int, loader: Loader) -> Schedule:
+def resolve_schedule(recipe: Recipe, run: RunLength) -> Schedule:
     """Return the factor on the rates as a function of the step."""
-    per_epoch = loader.steps_per_epoch
-    if isinstance(recipe.schedule, ScheduleSettings):
-        return recipe.schedule.resolve(total_steps=total_steps, steps_per_epoch=per_epoch)
-    schedule: Schedule = recipe.schedule
-    return schedule
+    schedule: Schedule | ScheduleSettings = recipe.schedule
+    return schedule.resolve(run) if isinstance(schedule, ScheduleSettings) else schedule
 
 
 def counts_tokens(objective: Objective) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.settings import override, plain
 from lehr.checkpoint.store import CheckpointStore
-from lehr.run.assemble import resolve_schedule
+from lehr.run.assemble import resolve_schedule, run_length
 from lehr.run.environment import differences
 from lehr.run.folder import RunFolder
 from lehr.run.origin import Origin, load, source_hashes
@@ -116,7 +116,8 @@ def changed_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _warn_of_a_jump(recipe: Recipe, then: int, trainer: Trainer, step: int) -> None:
     """Say what the rate was and will be, where another length of the run has changed the schedule behind it."""
     loop = trainer.loop
-    before, after = resolve_schedule(recipe, then, loop.loader), loop.update.schedule
+    run = run_length(then, loop.loader, trainer.assembly.splits.facts)
+    before, after = resolve_schedule(recipe, run), loop.update.schedule
     if before(step - 1) != after(step - 1):
         base = loop.update.rates[0][1]
         warnings.warn(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from lehr.base.durations import Duration, DurationSetting
-from lehr.base.settings import Settings
-from lehr.schedules.schedule import Schedule, warmup_factor, warmup_steps
+from lehr.base.durations import Duration, DurationSetting, RunLength
+from lehr.schedules.schedule import Schedule, ScheduleSettings, warmup_factor, warmup_steps
 
 __all__ = ["Constant", "constant"]
 
@@ -20,13 +19,13 @@ def constant(step: int, *, warmup: int = 0) -> float:
     return warmup_factor(step, warmup)
 
 
-class Constant(Settings):
+class Constant(ScheduleSettings):
     """Settings of `constant`."""
 
     warmup: DurationSetting = Duration(0)
     """Linear warm-up: steps, '5%' of the run or '1 epoch'."""
 
-    def resolve(self, *, total_steps: int, steps_per_epoch: int | None) -> Schedule:
-        """Return the schedule for a run of ``total_steps`` updates."""
-        warmup = warmup_steps(self.warmup, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    def over(self, steps: int, run: RunLength) -> Schedule:
+        """Return the schedule over ``steps`` updates."""
+        warmup = warmup_steps(self.warmup, steps=steps, run=run)
         return functools.partial(constant, warmup=warmup)

@@ -1,25 +1,112 @@
-"""What a schedule is, and the linear warm-up that the others begin with."""
+"""What a schedule is, the settings that become one, and the linear warm-up that several begin with."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from lehr.base.durations import Duration
+from lehr.base.durations import Duration, DurationSetting, RunLength
 from lehr.base.errors import SettingError
+from lehr.base.settings import Settings
 
-__all__ = ["Schedule", "ScheduleSettings", "warmup_factor", "warmup_steps"]
+if TYPE_CHECKING:
+    from lehr.schedules.then import Then
+
+__all__ = ["Held", "Schedule", "ScheduleSettings", "count", "warmup_factor", "warmup_steps"]
 
 Schedule: TypeAlias = Callable[[int], float]
 """step (0 for the first update) -> factor on the base rate. Pure: its checkpoint is the integer step."""
 
 
-@runtime_checkable
-class ScheduleSettings(Protocol):
-    """Settings that become a schedule once the length of the run is known."""
+class ScheduleSettings(Settings):
+    """Settings that become a schedule once the length of the run is known.
 
-    def resolve(self, *, total_steps: int, steps_per_epoch: int | None) -> Schedule:
-        """Return the schedule for a run of ``total_steps`` updates."""
+    Durations among the fields are of the whole run, also where the schedule is only a part of it.
+    """
+
+    skippable: ClassVar[bool] = False
+    """Whether a length of 0 steps makes sense."""
+
+    length: DurationSetting | None = None
+    """How long it lasts, after which it keeps its last value; the rest of the run if not given."""
+
+    def resolve(self, run: RunLength) -> Schedule:
+        """Return the schedule for this run."""
+        return self.over(self._span(run), run)
+
+    def momentum(self, run: RunLength) -> Schedule | None:
+        """Return step -> momentum, where the schedule cycles it; None leaves the optimizer's own."""
+        return self.momentum_over(self._span(run), run)
+
+    def lasts(self, run: RunLength) -> int | None:
+        """Return its length in steps; None means the rest of the run."""
+        if self.length is None:
+            return None
+        steps = self.length.steps(run)
+        if steps > run.steps:
+            raise SettingError(
+                f"{self.name}: length={self.length} is {steps} steps, but the run has {run.steps}; use at most "
+                f"{run.steps} steps, or leave length out for the rest of the run"
+            )
+        if steps == 0 and not self.skippable:
+            raise SettingError(f"{self.name}: length={self.length} is 0 steps of a run of {run.steps}; give 1 or more")
+        return steps
+
+    @abstractmethod
+    def over(self, steps: int, run: RunLength) -> Schedule:
+        """Return the schedule over ``steps`` updates of this run; beyond them it keeps its last value."""
+
+    def momentum_over(self, steps: int, run: RunLength) -> Schedule | None:
+        """Return step -> momentum over ``steps`` updates, or None."""
+        return None
+
+    def then(self, following: ScheduleSettings) -> Then:
+        """Return this schedule, followed by another one.
+
+        >>> from lehr.schedules import Cosine, Warmup
+        >>> schedule = Warmup(length=2).then(Cosine()).resolve(RunLength(6))
+        >>> [round(schedule(step), 3) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+        """
+        from lehr.schedules.then import Then  # it is made of these settings itself
+
+        return Then(parts=(self, following))
+
+    @property
+    def absolute(self) -> bool:
+        """Whether its values are rates themselves, which needs base rates of 1."""
+        return False
+
+    @property
+    def moves_momentum(self) -> bool:
+        """Whether it cycles the momentum too."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """The name of its kind, for messages."""
+        return type(self).__name__
+
+    def _span(self, run: RunLength) -> int:
+        steps = self.lasts(run)
+        return run.steps if steps is None else steps
+
+
+class Held:
+    """A schedule that keeps the value of its last update from there on.
+
+    >>> schedule = Held(lambda step: 0.5**step, steps=3)
+    >>> [schedule(step) for step in range(5)]
+    [1.0, 0.5, 0.25, 0.25, 0.25]
+    """
+
+    def __init__(self, schedule: Schedule, steps: int) -> None:
+        self.schedule, self.last = schedule, max(0, steps - 1)
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at ``step``."""
+        return self.schedule(min(step, self.last))
 
 
 def warmup_factor(step: int, warmup: int) -> float:
@@ -33,11 +120,18 @@ def warmup_factor(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
-def warmup_steps(warmup: Duration, *, total_steps: int, steps_per_epoch: int | None) -> int:
-    """Return the warm-up in steps; one that is longer than the run is refused, never cut."""
-    steps = warmup.steps(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    if steps > total_steps:
-        raise SettingError(
-            f"warmup={warmup} is {steps} steps, but the run has {total_steps}; use at most {total_steps} steps, or '5%'"
-        )
+def warmup_steps(warmup: Duration, *, steps: int, run: RunLength) -> int:
+    """Return the warm-up in steps; one that is longer than the ``steps`` there are is refused, never cut."""
+    given = warmup.steps(run)
+    if given > steps:
+        there = "the run has" if steps == run.steps else "this part of it has"
+        raise SettingError(f"warmup={warmup} is {given} steps, but {there} {steps}; use at most {steps} steps, or '5%'")
+    return given
+
+
+def count(name: str, duration: Duration, run: RunLength) -> int:
+    """Return a duration that something is repeated after, in steps; one of 0 steps is refused."""
+    steps = duration.steps(run)
+    if steps == 0:
+        raise SettingError(f"{name}={duration} is 0 steps of a run of {run.steps}; give 1 step or more")
     return steps

@@ -7,9 +7,8 @@ import math
 
 from pydantic import Field
 
-from lehr.base.durations import Duration, DurationSetting
-from lehr.base.settings import Settings
-from lehr.schedules.schedule import Schedule, warmup_factor, warmup_steps
+from lehr.base.durations import Duration, DurationSetting, RunLength
+from lehr.schedules.schedule import Schedule, ScheduleSettings, warmup_factor, warmup_steps
 
 __all__ = ["WarmupCosine", "warmup_cosine"]
 
@@ -31,7 +30,7 @@ def warmup_cosine(step: int, *, total: int, warmup: int = 0, floor: float = 0.0)
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class WarmupCosine(Settings):
+class WarmupCosine(ScheduleSettings):
     """Settings of `warmup_cosine`."""
 
     warmup: DurationSetting = Duration(5, "%")
@@ -39,7 +38,7 @@ class WarmupCosine(Settings):
     floor: float = Field(default=0.0, ge=0, lt=1)
     """The last factor, as a share of the base rate."""
 
-    def resolve(self, *, total_steps: int, steps_per_epoch: int | None) -> Schedule:
-        """Return the schedule for a run of ``total_steps`` updates."""
-        warmup = warmup_steps(self.warmup, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-        return functools.partial(warmup_cosine, total=total_steps, warmup=warmup, floor=self.floor)
+    def over(self, steps: int, run: RunLength) -> Schedule:
+        """Return the schedule over ``steps`` updates."""
+        warmup = warmup_steps(self.warmup, steps=steps, run=run)
+        return functools.partial(warmup_cosine, total=steps, warmup=warmup, floor=self.floor)

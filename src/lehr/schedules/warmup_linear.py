@@ -6,9 +6,8 @@ import functools
 
 from pydantic import Field
 
-from lehr.base.durations import Duration, DurationSetting
-from lehr.base.settings import Settings
-from lehr.schedules.schedule import Schedule, warmup_factor, warmup_steps
+from lehr.base.durations import Duration, DurationSetting, RunLength
+from lehr.schedules.schedule import Schedule, ScheduleSettings, warmup_factor, warmup_steps
 
 __all__ = ["WarmupLinear", "warmup_linear"]
 
@@ -28,7 +27,7 @@ def warmup_linear(step: int, *, total: int, warmup: int = 0, floor: float = 0.0)
     return 1 - (1 - floor) * (step - warmup) / (total - warmup)
 
 
-class WarmupLinear(Settings):
+class WarmupLinear(ScheduleSettings):
     """Settings of `warmup_linear`."""
 
     warmup: DurationSetting = Duration(5, "%")
@@ -36,7 +35,7 @@ class WarmupLinear(Settings):
     floor: float = Field(default=0.0, ge=0, lt=1)
     """The last factor, as a share of the base rate."""
 
-    def resolve(self, *, total_steps: int, steps_per_epoch: int | None) -> Schedule:
-        """Return the schedule for a run of ``total_steps`` updates."""
-        warmup = warmup_steps(self.warmup, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-        return functools.partial(warmup_linear, total=total_steps, warmup=warmup, floor=self.floor)
+    def over(self, steps: int, run: RunLength) -> Schedule:
+        """Return the schedule over ``steps`` updates."""
+        warmup = warmup_steps(self.warmup, steps=steps, run=run)
+        return functools.partial(warmup_linear, total=steps, warmup=warmup, floor=self.floor)
