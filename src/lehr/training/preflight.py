@@ -12,8 +12,8 @@ from lehr.base.batches import num_samples, tensors_of
 from lehr.base.errors import DataError, LehrError, SettingError
 from lehr.base.protocols import Batch
 from lehr.base.settings import describe_callable
-from lehr.losses.cross_entropy import label_problem
 from lehr.losses.objective import Objective, Supervised, check_sum_and_count
+from lehr.losses.rows import label_problem
 from lehr.metrics.metric import Metric
 from lehr.training.buffers import KeptBuffers
 
@@ -49,6 +49,9 @@ def check_batch(
                 given = _called(name, lambda: objective(model, batch), facts)
                 counted = objective.counts(output, target)
                 with torch.no_grad():
+                    if objective.val_loss is not None:
+                        measured = describe_callable(objective.val_loss)
+                        _called(f"val_loss {measured}", lambda: objective.measured(output, target, batch), facts)
                     for metric in metrics:
                         _try_metric(metric, objective, output, target, facts)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lehr.base.protocols import Record
+from lehr.losses.objective import Supervised
 from lehr.metrics.metric import Metric
 from lehr.training.clock import Clock
 from lehr.training.evaluate import loss_views
@@ -18,7 +19,10 @@ class TrainingRecords:
     """Makes the training records of a run. All but the names ending in ``seconds`` or ``per_second`` is exact."""
 
     def __init__(self, update: EagerStep, metrics: Sequence[Metric], *, tokens: bool) -> None:
-        self._update, self._metrics, self.tokens = update, metrics, tokens
+        objective = update.objective
+        # exp of a smoothed loss is no perplexity, so training then has none
+        plain = not isinstance(objective, Supervised) or objective.measures_its_loss()
+        self._update, self._metrics, self.tokens = update, metrics if plain else (), tokens
         self._last = (0, 0.0, 0.0)
 
     def __call__(self, clock: Clock, window: Window, epoch: int) -> Record:
