@@ -16,7 +16,7 @@ from lehr.base.errors import DataError, LehrWarning, SettingError
 from lehr.base.protocols import Batch
 from lehr.dist.collectives import sums_over_ranks
 from lehr.dist.ranks import Ranks
-from lehr.losses.objective import Objective, Supervised, sum_and_count
+from lehr.losses.objective import Objective, Supervised
 from lehr.metrics.metric import Metric
 
 __all__ = ["check_metrics", "evaluate", "evaluation_mode", "loss_views"]
@@ -103,7 +103,7 @@ def _measure(model: nn.Module, objective: Objective, batch: Batch, metrics: Sequ
     if isinstance(objective, Supervised):
         output, target = objective.outputs(model, batch)
         given |= {"outputs": lambda: (output, target), "classes": lambda: objective.classes(output, target)}
-        pairs = [sum_and_count(objective.loss, output, target, batch)]
+        pairs = [objective.measured(output, target, batch)]
     else:
         pairs = [objective(model, batch)]
     return pairs + [metric.compute(*given[metric.of]()) for metric in metrics]
