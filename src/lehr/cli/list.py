@@ -13,7 +13,7 @@ __all__ = ["list_"]
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="recipes, optimizers, schedules or metrics; all if not given.")
+        str | None, typer.Argument(help="recipes, optimizers, schedules, metrics or losses; all if not given.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

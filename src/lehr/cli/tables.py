@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lehr.base.tables import Table
+from lehr.losses.table import LOSSES
 from lehr.metrics.table import METRICS
 from lehr.optim.table import OPTIMIZERS
 from lehr.recipes.table import RECIPES
@@ -13,4 +14,10 @@ __all__ = ["tables"]
 
 def tables() -> dict[str, Table]:
     """Return every name table."""
-    return {"recipes": RECIPES, "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "metrics": METRICS}
+    return {
+        "recipes": RECIPES,
+        "optimizers": OPTIMIZERS,
+        "schedules": SCHEDULES,
+        "metrics": METRICS,
+        "losses": LOSSES,
+    }
