@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": "base schedules losses metrics dist optim",
     "run": "base schedules losses metrics models data dist track optim checkpoint reporting training",
     "recipes": "base schedules losses metrics models data dist track optim checkpoint reporting training run",
-    "cli": "base schedules metrics optim dist track run recipes reporting",
+    "cli": "base schedules losses metrics optim dist track run recipes reporting",
 }
 """The table of docs/map.md."""
 
