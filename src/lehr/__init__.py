@@ -35,7 +35,7 @@ _PUBLIC = {
     "resume": "lehr.run.resume",
     "train": "lehr.run.trainer",
 }
-_FOLDERS = ("losses", "metrics", "optim", "schedules")
+_FOLDERS = ("layers", "losses", "metrics", "optim", "schedules")
 
 __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, the folders
     "Data",
@@ -50,6 +50,7 @@ __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, 
     "Method",
     "Observer",
     "StopRun",
+    "layers",
     "losses",
     "metrics",
     "optim",

@@ -1,21 +1,26 @@
 """A small residual network for pictures of 16 pixels and more: three stages, halving the size between them.
 
-Source: He et al. 2015 (arXiv 1512.03385), the basic block; the last batch norm of each block starts at gain 0, so that
-a block begins as the identity (Goyal et al. 2017, arXiv 1706.02677).
+Source: He et al. 2015 (arXiv 1512.03385), the basic block of `layers/residual.py`; the branch of each block begins at
+zero (Goyal et al. 2017, arXiv 1706.02677).
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from lehr.base.errors import SettingError
 from lehr.base.settings import Settings
+from lehr.layers.drop_path import depth_rates
+from lehr.layers.norms import check_groups, norm
+from lehr.layers.residual import Order, ResidualBlock
+from lehr.layers.zero_init import zero_init_residual
 
 __all__ = ["ResNet", "ResNetSettings"]
 
@@ -33,32 +38,26 @@ class ResNetSettings(Settings):
     """Channels of the first stage; each later one has twice as many as the one before."""
     blocks: int = Field(default=2, ge=1)
     """Blocks per stage; 3 x 2 of them with the stem and the head are the usual ResNet-14."""
+    order: Order = "conv-norm-act"
+    """Where the norms stand; `norm-act-conv` is pre-activation."""
+    norm: Literal["batch", "layer", "group", "instance", "rms"] = "batch"
+    """What is normalized: see `layers/norms.py`."""
+    groups: int = Field(default=8, ge=1)
+    """Groups of channels, where `norm` is `group`; a divisor of `width`."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Rate at which a sample leaves out the last block; earlier blocks have less, down to their share of the depth."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ResNetSettings:
+        if self.norm == "group":
+            check_groups(self.width, self.groups)
+        elif self.groups != type(self).model_fields["groups"].default:
+            raise SettingError(f"groups={self.groups} with norm={self.norm!r}; groups are of norm='group' alone")
+        return self
 
     def build(self, facts: Mapping[str, Any]) -> ResNet:
         """Return the model for data with ``channels`` and ``num_classes`` among its facts."""
         return ResNet(self, channels=int(facts["channels"]), num_classes=int(facts["num_classes"]))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; the shortcut is a 1x1 convolution where the shape changes."""
-
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(after)
-        nn.init.zeros_(self.norm2.weight)
-        same = before == after and stride == 1
-        self.shortcut: nn.Module = (
-            nn.Identity()
-            if same
-            else nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
-        )
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x_BCHW)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x_BCHW))
 
 
 class ResNet(nn.Module):
@@ -66,22 +65,32 @@ class ResNet(nn.Module):
 
     def __init__(self, settings: ResNetSettings, *, channels: int, num_classes: int) -> None:
         super().__init__()
-        width = settings.width
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        width, order = settings.width, settings.order
+        make_norm = functools.partial(norm, settings.norm, groups=settings.groups)
+        stem = {
+            "conv": nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            "norm": make_norm(width),
+            "act": nn.ReLU(),
+        }
+        places = ["conv"] if order == "norm-act-conv" else order.split("-")
+        self.stem = nn.Sequential(*(stem[place] for place in places))
         stages: list[nn.Module] = []
+        rates = iter(depth_rates(settings.drop_path, 3 * settings.blocks))
         before = width
         for stage in range(3):
             after = width * 2**stage
             for place in range(settings.blocks):
-                stages.append(ResidualBlock(before, after, stride=2 if stage and not place else 1))
+                stride = 2 if stage and not place else 1
+                stages.append(ResidualBlock(before, after, stride, order=order, norm=make_norm, drop_path=next(rates)))
                 before = after
         self.stages = nn.Sequential(*stages)
+        # the sums of pre-activation blocks have been through no norm yet
+        self.end = nn.Sequential(make_norm(before), nn.ReLU()) if order == "norm-act-conv" else nn.Identity()
         self.head = nn.Linear(before, num_classes)
+        zero_init_residual(self)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the scores."""
-        features = self.stages(self.stem(x_BCHW)).mean(dim=(2, 3))
+        features = self.end(self.stages(self.stem(x_BCHW))).mean(dim=(2, 3))
         scores: Tensor = self.head(features)
         return scores
