@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
+from lehr.base.durations import RunLength
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 __all__ = [
+    "Averaged",
     "Batch",
     "Change",
     "Loader",
     "Method",
+    "MethodSettings",
     "Observer",
     "Place",
     "Record",
+    "RunContext",
     "Stateful",
     "Tracker",
 ]
@@ -89,6 +96,9 @@ class Method:
 
     changes: ClassVar[frozenset[Change]] = frozenset()
 
+    def run_start(self, model: nn.Module, place: Place) -> None:
+        """Before the first step of this process, after a checkpoint was loaded; change the model (declare "model")."""
+
     def batch_ready(self, batch: Batch, place: Place) -> Batch:
         """Return the batch to train on (declare "batch")."""
         return batch
@@ -102,6 +112,42 @@ class Method:
 
     def step_end(self, model: nn.Module, place: Place) -> None:
         """Change the model after an applied update (declare "model")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What the settings of a method are turned into a method with: the model and the run that it is for."""
+
+    model: nn.Module
+    run: RunLength
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known about the data, such as ``num_classes``."""
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    objective: Any = None
+    batches: Callable[[int | None], Iterable[Batch]] = lambda limit: ()
+    """One pass over the training data, or ``limit`` batches spread over it, apart from the loader."""
+
+
+@runtime_checkable
+class MethodSettings(Protocol):
+    """Settings that become a method once there is a model; a recipe holds these, so that no run leaves state in it."""
+
+    def build(self, context: RunContext, /) -> Method | Observer:
+        """Return the method for this run."""
+
+
+@runtime_checkable
+class Averaged(Protocol):
+    """A method or an optimizer that keeps other weights of the model, which evaluations are to use."""
+
+    prefix: str
+    """Put before the names of what is measured with these weights; "" where they take the place of the model's own."""
+
+    def put_in(self) -> AbstractContextManager[None]:
+        """Let the model have these weights within a block."""
 
 
 class Tracker(Protocol):

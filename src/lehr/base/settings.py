@@ -115,22 +115,38 @@ def _assign(settings: S, path: list[str], text: str, done: tuple[str, ...]) -> S
         where = ".".join((*done, name))
         inside = f" (in {where!r})" if done else ""
         raise SettingError(_unknown_field(type(settings), name) + inside)
-    current = getattr(settings, name)
-    value: Any
-    if rest:
-        if not isinstance(current, Settings):
-            raise SettingError(
-                f"{'.'.join((*done, name))!r} is {_shown(current)}, which has no field {rest[0]!r}; "
-                "set it in the recipe's own file"
-            )
-        value = _assign(current, rest, text, (*done, name))
-    else:
-        value = _read(text)
+    value = _within(getattr(settings, name), rest, text, (*done, name)) if rest else _read(text)
     given = {field: getattr(settings, field) for field in fields} | {name: value}
     if value is not None:
         rivals = {rival for group in settings.exclusive if name in group for rival in group if rival != name}
         given |= dict.fromkeys(rivals)
     return type(settings)(**given)
+
+
+def _within(current: Any, rest: list[str], text: str, done: tuple[str, ...]) -> Any:
+    """Return settings, or a tuple that holds some, with what the rest of a path leads to changed."""
+    if isinstance(current, Settings):
+        return _assign(current, rest, text, done)
+    if isinstance(current, tuple) and len(rest) > 1 and any(isinstance(item, Settings) for item in current):
+        place = _place(current, rest[0], done)
+        changed = _assign(current[place], rest[1:], text, (*done, rest[0]))
+        return (*current[:place], changed, *current[place + 1 :])
+    raise SettingError(
+        f"{'.'.join(done)!r} is {_shown(current)}, which has no field {rest[0]!r}; set it in the recipe's own file"
+    )
+
+
+def _place(items: tuple[Any, ...], given: str, done: tuple[str, ...]) -> int:
+    """Return which of several settings a path means, by its place from 0 or by its kind."""
+    kinds = {type(item).__name__.lower(): place for place, item in enumerate(items) if isinstance(item, Settings)}
+    if given.isdigit() and int(given) in kinds.values():
+        return int(given)
+    if given.lower() not in kinds:
+        raise SettingError(
+            f"{'.'.join(done)!r} holds no settings {given!r}{did_you_mean(given, kinds)}; they are: "
+            f"{', '.join(f'{place} ({kind})' for kind, place in kinds.items())}"
+        )
+    return kinds[given.lower()]
 
 
 def _read(text: str) -> Any:

@@ -20,6 +20,9 @@ def sample(
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among so many best tokens.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="What the choice follows from.")] = 0,
     checkpoint: Annotated[str, typer.Option(help="Which weights: best or last.")] = "best",
+    weights: Annotated[
+        str | None, typer.Option(help="model, ema, ...; those of the monitored value if not given.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Let a run's model write: a continuation of a text, or a translation."""
@@ -28,9 +31,8 @@ def sample(
     from lehr.run.sample import sample_text
 
     opened = open_run(run, which=choice("--checkpoint", checkpoint, ("best", "last")))
-    text = sample_text(
-        opened.model, opened.facts, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed
-    )
+    with opened.using(weights) as model:
+        text = sample_text(model, opened.facts, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed)
     if json:
         print_json({"run": str(run), "step": opened.step, "prompt": prompt, "text": text})
     else:

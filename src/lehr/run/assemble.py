@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from lehr.base import seeds
 from lehr.base.durations import Duration, RunLength
 from lehr.base.errors import LehrError, RecipeFileError, SettingError, StopRun
 from lehr.base.optional import need
-from lehr.base.protocols import Batch, Loader, Stateful, Tracker
+from lehr.base.protocols import Averaged, Batch, Loader, Method, MethodSettings, Observer, RunContext, Stateful, Tracker
 from lehr.checkpoint.store import CheckpointStore
 from lehr.checkpoint.weights import load_weights
 from lehr.data.data import Splits
@@ -27,6 +27,7 @@ from lehr.dist.wrap import share_gradients
 from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
 from lehr.optim.built import as_optimizers
+from lehr.optim.momentum import check_momentum
 from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
 from lehr.run.checks import materialize, preflight, warn_of_no_effect
@@ -41,7 +42,7 @@ from lehr.track.tensorboard import TensorBoardTracker
 from lehr.training.buffers import KeptBuffers
 from lehr.training.clock import Clock
 from lehr.training.compiled import CompileWatch
-from lehr.training.evaluate import check_metrics, evaluate
+from lehr.training.evaluate import check_metrics, evaluate, evaluate_averages
 from lehr.training.events import Listeners
 from lehr.training.every import Every
 from lehr.training.loop import Loop
@@ -103,7 +104,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
     optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
-    schedule = resolve_schedule(recipe, run)
+    schedule, momentum = resolve_schedule(recipe, run), resolve_momentum(recipe, run, optimizers)
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
@@ -111,7 +112,22 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     preflight(recipe, model, loader, metrics, cast, device)
     compiled = CompileWatch(model) if recipe.compile else None
     called = compiled.called if compiled else model
-    listeners = Listeners([*recipe.methods, stopping, *([compiled] if compiled else [])])
+    context = RunContext(
+        model=model,
+        run=run,
+        optimizers=optimizers,
+        facts=splits.facts,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        objective=recipe.objective,
+        batches=lambda limit: validation_batches(
+            splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device
+        )(limit),
+    )
+    methods = build_methods(recipe.methods, context)
+    averages = [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]
+    listeners = Listeners([*methods, stopping, *([compiled] if compiled else [])])
     # sharing gradients last: it hooks into the parameters as they now are
     shared = share_gradients(called, ranks, device)
 
@@ -121,6 +137,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         objective=recipe.objective,
         optimizers=optimizers,
         schedule=schedule,
+        momentum=momentum,
         listeners=listeners,
         noise=seeds.address(recipe.seed, "noise", ranks.rank),
         device=device,
@@ -136,7 +153,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     )
     clock, window = Clock(), Window()
     scores = Scores(monitor=monitor, goal=goal)
-    validate = _validation(recipe, splits, called, metrics, ranks=ranks, device=device, cast=cast)
+    validate = _validation(recipe, splits, called, metrics, averages, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
     parts: dict[str, Stateful] = {
         "model": ModelState(model),
@@ -223,6 +240,11 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank) if str(device) == "cuda" else device
 
 
+def build_methods(given: Sequence[Any], context: RunContext) -> list[Method | Observer]:
+    """Return the methods and observers of a run, in the order given."""
+    return [m.build(context) if isinstance(m, MethodSettings) else m for m in given]
+
+
 def build_model(recipe: Recipe, splits: Splits) -> nn.Module:
     """Return the recipe's model with its initial weights, which follow from the seed alone."""
     with seeds.seeded(recipe.seed, "init"):
@@ -288,18 +310,24 @@ def resolve_schedule(recipe: Recipe, run: RunLength) -> Schedule:
     return schedule.resolve(run) if isinstance(schedule, ScheduleSettings) else schedule
 
 
+def resolve_momentum(recipe: Recipe, run: RunLength, optimizers: Sequence[torch.optim.Optimizer]) -> Schedule | None:
+    """Return the momentum as a function of the step, where the schedule cycles it."""
+    momentum = recipe.schedule.momentum(run) if isinstance(recipe.schedule, ScheduleSettings) else None
+    if momentum is not None:
+        check_momentum(optimizers)
+    return momentum
+
+
 def counts_tokens(objective: Objective) -> bool:
     """Whether the objective's count is a number of tokens."""
     return getattr(objective, "unit", "sample") == "token"
 
 
 def _stopping(recipe: Recipe, splits: Splits) -> Stopping:
-    goals = {metric.name: metric.goal for metric in recipe.metrics}
-    monitor = recipe.evaluate.monitor
     stop = recipe.stop
     if splits.val is None and (stop.val_loss is not None or stop.patience is not None):
         raise SettingError("stop.val_loss and stop.patience need validation data; give Data(val=...)")
-    return Stopping(stop, monitor=monitor, goal=goals.get(monitor, "min"))
+    return Stopping(stop, monitor=recipe.evaluate.monitor, goal=recipe.goal)
 
 
 def _latch(
@@ -339,6 +367,7 @@ def _validation(
     splits: Splits,
     model: nn.Module,
     metrics: tuple[Metric, ...],
+    averages: Sequence[Averaged],
     *,
     ranks: Ranks,
     device: torch.device,
@@ -350,16 +379,19 @@ def _validation(
     batches = validation_batches(splits.val, recipe.data, seed=recipe.seed, shard=shard, device=device)
 
     def validate(limit: int | None, asked: Callable[[], str | None] = lambda: None) -> dict[str, float]:
-        chosen = _until_preempted(batches(limit), asked) if ranks.world == 1 else batches(limit)
-        return evaluate(
-            model,
-            recipe.objective,
-            map(CompileWatch.any_size, chosen) if recipe.compile else chosen,
-            metrics,
-            autocast=cast,
-            ranks=ranks,
-            device=device,
-            seed=recipe.seed,
-        )
+        def once() -> dict[str, float]:
+            chosen = _until_preempted(batches(limit), asked) if ranks.world == 1 else batches(limit)
+            return evaluate(
+                model,
+                recipe.objective,
+                map(CompileWatch.any_size, chosen) if recipe.compile else chosen,
+                metrics,
+                autocast=cast,
+                ranks=ranks,
+                device=device,
+                seed=recipe.seed,
+            )
+
+        return evaluate_averages(once, averages)
 
     return validate

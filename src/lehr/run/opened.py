@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,17 +12,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lehr.base.durations import RunLength
 from lehr.base.errors import LehrWarning, SettingError
+from lehr.base.protocols import Averaged, RunContext
 from lehr.base.settings import override
 from lehr.checkpoint.store import CheckpointStore, Found
 from lehr.data.data import Splits
 from lehr.data.validation import validation_batches
 from lehr.dist.ranks import Ranks
-from lehr.run.assemble import build_model, pick_device
+from lehr.optim.built import as_optimizers
+from lehr.optim.state import NamedState
+from lehr.run.assemble import build_methods, build_model, pick_device
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import Recipe
 from lehr.run.resume import changed_data, made_again
-from lehr.training.evaluate import check_metrics, evaluate
+from lehr.training.evaluate import check_metrics, evaluate, evaluate_averages
+from lehr.training.events import Listeners
 from lehr.training.precision import autocast
 from lehr.training.state import ModelState
 
@@ -37,9 +43,29 @@ class OpenedRun:
     model: nn.Module
     step: int
     device: torch.device
+    averages: Sequence[Averaged] = ()
+    """Other weights that the run has kept."""
+
+    @contextlib.contextmanager
+    def using(self, weights: str | None = None) -> Iterator[nn.Module]:
+        """Let the model have the weights of this name within a block: "model" for its own, or "ema" and the like.
+
+        None stands for those that the run's monitored value was measured with.
+        """
+        known = {average.prefix: average for average in self.averages if average.prefix}
+        if weights is None:
+            monitor = self.recipe.evaluate.monitor
+            weights = next((prefix for prefix in known if monitor.startswith(f"{prefix}_")), "model")
+        if weights not in ("model", *known):
+            raise SettingError(f"this run has no weights {weights!r}; it has: {', '.join(('model', *known))}")
+        with contextlib.ExitStack() as stack:
+            for average in self.averages:
+                if average.prefix in ("", weights):
+                    stack.enter_context(average.put_in())
+            yield self.model
 
     def evaluate(self, *, split: Literal["train", "val"] = "val") -> dict[str, float]:
-        """Return the loss and all metrics, the dear ones too, over one side of the data."""
+        """Return the loss and all metrics, the dear ones too, over one side of the data, with all its weights."""
         splits = self.recipe.data.open()
         given = splits.val if split == "val" else splits.train
         if given is None:
@@ -50,15 +76,19 @@ class OpenedRun:
         metrics = [metric.on(self.facts) for metric in self.recipe.metrics]
         check_metrics(metrics, self.recipe.objective)
         batches = validation_batches(given, self.recipe.data, seed=self.recipe.seed, device=self.device)
-        return evaluate(
-            self.model,
-            self.recipe.objective,
-            batches(None),
-            metrics,
-            autocast=autocast(self.recipe.precision, self.device.type),
-            device=self.device,
-            seed=self.recipe.seed,
-        )
+
+        def once() -> dict[str, float]:
+            return evaluate(
+                self.model,
+                self.recipe.objective,
+                batches(None),
+                metrics,
+                autocast=autocast(self.recipe.precision, self.device.type),
+                device=self.device,
+                seed=self.recipe.seed,
+            )
+
+        return evaluate_averages(once, self.averages)
 
 
 def open_run(
@@ -77,15 +107,39 @@ def open_run(
     device = pick_device(made.device, Ranks())
     model = build_model(made, Splits(train=None, facts=saved["facts"]))
     store = CheckpointStore(folder.checkpoints)
-    ModelState(model).load_state_dict(store.read(found)["model"])
+    state = store.read(found)
+    ModelState(model).load_state_dict(state["model"])
     model.to(device).eval()
-    return OpenedRun(recipe=made, facts=saved["facts"], model=model, step=found.step, device=device)
+    averages = _averages(made, model, state, saved, device)
+    return OpenedRun(recipe=made, facts=saved["facts"], model=model, step=found.step, device=device, averages=averages)
+
+
+def _averages(
+    recipe: Recipe, model: nn.Module, state: Mapping[str, Any], saved: Mapping[str, Any], device: torch.device
+) -> list[Averaged]:
+    """Return what holds other weights of the model, with what a checkpoint has of them."""
+    optimizers: list[torch.optim.Optimizer] = []
+    if hasattr(recipe.optim, "prefix"):
+        optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
+        NamedState(model, optimizers).load_state_dict(state["optimizer"])
+    context = RunContext(
+        model=model,
+        run=RunLength(saved["total_steps"]),
+        facts=saved["facts"],
+        seed=recipe.seed,
+        objective=recipe.objective,
+        batches=lambda limit: validation_batches(
+            recipe.data.open().train, recipe.data, seed=recipe.seed, device=device
+        )(limit),
+    )
+    methods = build_methods([m for m in recipe.methods if hasattr(m, "prefix")], context)
+    for name, method in Listeners(methods).stateful().items():
+        method.load_state_dict(state["listeners"][name])
+    return [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]
 
 
 def _checkpoint(folder: RunFolder, recipe: Recipe, which: str) -> Found:
-    goals = {metric.name: metric.goal for metric in recipe.metrics}
-    monitor = recipe.evaluate.monitor
-    store = CheckpointStore(folder.checkpoints, goal=goals.get(monitor, "min"), monitor=monitor)
+    store = CheckpointStore(folder.checkpoints, goal=recipe.goal, monitor=recipe.evaluate.monitor)
     found = store.best() if which == "best" else store.newest()
     if found is None:
         raise SettingError(f"{folder} has no checkpoint yet; resume it with `lehr resume {folder}`")

@@ -10,6 +10,7 @@ from torch import nn
 
 from lehr.base.durations import Duration, DurationSetting
 from lehr.base.errors import SettingError
+from lehr.base.protocols import Method, MethodSettings, Observer
 from lehr.base.settings import Settings
 from lehr.base.tables import Table
 from lehr.data.data import Data
@@ -19,6 +20,7 @@ from lehr.metrics.table import METRICS
 from lehr.optim.table import OPTIMIZERS
 from lehr.schedules.schedule import ScheduleSettings
 from lehr.schedules.table import SCHEDULES
+from lehr.training.methods.table import METHODS
 from lehr.training.precision import Precision
 from lehr.training.stopping import Stop
 
@@ -82,6 +84,18 @@ def _from_table(table: Table) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _methods(given: Any) -> Any:
+    items = given if isinstance(given, list | tuple) else [given]
+    made = tuple(METHODS[item].make() if isinstance(item, str) else item for item in items)
+    for item in made:
+        if not isinstance(item, Method | Observer | MethodSettings) or isinstance(item, type):
+            raise SettingError(
+                f"methods holds {item!r}, which is neither a lehr Method nor an Observer; give a name "
+                f"({', '.join(METHODS)}), settings of one, or an instance of a class derived from Method or Observer"
+            )
+    return made
+
+
 def _metrics(given: Any) -> Any:
     items = [given] if isinstance(given, str | Metric) else given
     return tuple(METRICS[item].make() if isinstance(item, str) else item for item in items)
@@ -119,8 +133,8 @@ class Recipe(Settings):
     """The optimizer: settings or a name."""
     schedule: Annotated[Any, _from_table(SCHEDULES)] = Field(default_factory=lambda: SCHEDULES["constant"].make())
     """The factor on the rates over the run: settings, a name, or a function of the step."""
-    methods: tuple[Any, ...] = ()
-    """Methods and observers, called in this order."""
+    methods: Annotated[tuple[Any, ...], BeforeValidator(_methods)] = ()
+    """Methods and observers, called in this order: names, settings or objects."""
     steps: int | None = Field(default=None, ge=1)
     """Length of the run in updates; or give epochs."""
     epochs: float | None = Field(default=None, gt=0)
@@ -176,7 +190,20 @@ class Recipe(Settings):
                 f"schedule={self.schedule!r} is no schedule; give a name ({', '.join(SCHEDULES)}), settings, or a "
                 "function of the step"
             )
-        known = ["loss", *(m.name for m in self.metrics if m.of != "model")]
-        if self.evaluate.monitor not in known:
-            raise SettingError(f"evaluate.monitor={self.evaluate.monitor!r} is not measured; known: {', '.join(known)}")
+        if self.evaluate.monitor not in self._goals():
+            raise SettingError(
+                f"evaluate.monitor={self.evaluate.monitor!r} is not measured; known: {', '.join(self._goals())}"
+            )
         return self
+
+    @property
+    def goal(self) -> Literal["min", "max"]:
+        """Whether the monitored value is to be small or large."""
+        return self._goals()[self.evaluate.monitor]
+
+    def _goals(self) -> dict[str, Literal["min", "max"]]:
+        """Return what evaluations measure, with the model's own weights and with averaged ones."""
+        own: dict[str, Literal["min", "max"]] = {"loss": "min"}
+        own |= {m.name: m.goal for m in self.metrics if m.of != "model"}
+        prefixes = [p for method in self.methods if (p := getattr(method, "prefix", ""))]
+        return own | {f"{prefix}_{name}": goal for prefix in prefixes for name, goal in own.items()}

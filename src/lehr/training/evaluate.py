@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from lehr.base import seeds
 from lehr.base.errors import DataError, LehrWarning, SettingError
-from lehr.base.protocols import Batch
+from lehr.base.protocols import Averaged, Batch
 from lehr.dist.collectives import sums_over_ranks
 from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Objective, Supervised
 from lehr.metrics.metric import Metric
 
-__all__ = ["check_metrics", "evaluate", "evaluation_mode", "loss_views"]
+__all__ = ["check_metrics", "evaluate", "evaluate_averages", "evaluation_mode", "loss_views"]
 
 
 def check_metrics(metrics: Sequence[Metric], objective: Objective) -> None:
@@ -95,6 +95,26 @@ def evaluate(
     for metric, total, count in zip(measured, sums[2::2], sums[3::2], strict=True):
         values[metric.name] = total / count if count else float("nan")
     return values | loss_views(values["loss"], metrics)
+
+
+def evaluate_averages(once: Callable[[], dict[str, float]], averages: Sequence[Averaged]) -> dict[str, float]:
+    """Return what ``once()`` measures, and under each average's prefix what it measures with those weights.
+
+    Weights with the prefix "" take the place of the model's own.
+
+    >>> evaluate_averages(lambda: {"loss": 1.0}, [])
+    {'loss': 1.0}
+    """
+    with contextlib.ExitStack() as stack:
+        for average in averages:
+            if not average.prefix:
+                stack.enter_context(average.put_in())
+        values = once()
+    for average in averages:
+        if average.prefix:
+            with average.put_in():
+                values |= {f"{average.prefix}_{name}": value for name, value in once().items()}
+    return values
 
 
 def _measure(model: nn.Module, objective: Objective, batch: Batch, metrics: Sequence[Metric]) -> list[tuple[Any, Any]]:

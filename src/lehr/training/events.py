@@ -33,7 +33,13 @@ class Event(enum.Enum):
 CLOSING = {Event.EVAL_END, Event.RUN_END, Event.RUN_FAILED}
 """Events that close a pair; their listeners are called in reverse order."""
 
-_NEEDS = {"batch_ready": "batch", "loss_ready": "loss", "grads_ready": "gradients", "step_end": "model"}
+_NEEDS = {
+    "run_start": "model",
+    "batch_ready": "batch",
+    "loss_ready": "loss",
+    "grads_ready": "gradients",
+    "step_end": "model",
+}
 
 
 class Listeners:
@@ -50,6 +56,7 @@ class Listeners:
             _check(listener)
         self.given = tuple(given)
         methods = [g for g in given if isinstance(g, Method)]
+        self._starts = _overriding(methods, Method, "run_start")
         self.batch_ready = _overriding(methods, Method, "batch_ready")
         self.loss_ready = _overriding(methods, Method, "loss_ready")
         self.grads_ready = _overriding(methods, Method, "grads_ready")
@@ -63,6 +70,11 @@ class Listeners:
         each_step = (self.batch_ready, self.loss_ready, self.grads_ready, self.model_changes)
         self.need_place = any(each_step) or bool(self._observers[Event.STEP_END])
         self.stop_asked: str | None = None
+
+    def set_up(self, model: nn.Module, place: Place) -> None:
+        """Let every method put the model into the state that belongs to this place of the run."""
+        for start in self._starts:
+            start(model, place)
 
     def emit(self, event: Event, *what: Any) -> None:
         """Call every observer of ``event``; the first `StopRun` is kept in ``stop_asked``, and nobody is left out."""
@@ -86,11 +98,11 @@ class Listeners:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each listener that has one, under its type and its place among those of that type."""
-        return {name: listener.state_dict() for name, listener in self._stateful().items()}
+        return {name: listener.state_dict() for name, listener in self.stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Give each listener its state back; another list of listeners is an error."""
-        stateful = self._stateful()
+        stateful = self.stateful()
         if set(stateful) != set(state):
             raise CheckpointError(
                 f"the run was saved with the methods {sorted(state) or 'none'}, but the recipe has "
@@ -99,7 +111,8 @@ class Listeners:
         for name, listener in stateful.items():
             listener.load_state_dict(state[name])
 
-    def _stateful(self) -> dict[str, Any]:
+    def stateful(self) -> dict[str, Any]:
+        """Return the listeners that have a state, under the names that it is saved by."""
         named: dict[str, Any] = {}
         for listener in self.given:
             if isinstance(listener, Stateful):

@@ -80,6 +80,7 @@ class Loop:
     def batches(self) -> Iterator[Batch]:
         """Yield the batches to call `step` with, from RUN_START to RUN_END."""
         self.clock.tick()
+        self.listeners.set_up(self.update.model, self.place())
         self.listeners.emit(Event.RUN_START, self.place())
         guarded(self, self.catch_up)
         while self.clock.step < self.total_steps and self.stopped is None:

@@ -20,6 +20,7 @@ from lehr.dist.wrap import without_sync
 from lehr.losses.objective import Objective
 from lehr.optim.clip import clip_factor, global_norm
 from lehr.optim.lean import lean_step
+from lehr.optim.momentum import set_momentum
 from lehr.schedules.schedule import Schedule
 from lehr.training.buffers import KeptBuffers
 from lehr.training.events import Listeners
@@ -73,6 +74,8 @@ class EagerStep:
     buffers: KeptBuffers
     reference: int
     """Divides a rank's loss before the backward pass where ranks must agree on a divisor: the configured batch size."""
+    momentum: Schedule | None = None
+    """The momentum by step, where the schedule cycles it."""
     latch: Latch | None = None
     untrained: Untrained | None = None
     """Looks at the first steps for parameters that nothing reaches."""
@@ -225,6 +228,8 @@ class EagerStep:
         factor = self.schedule(step)
         for group, base in self.rates:
             group["lr"] = base * factor
+        if self.momentum is not None:
+            set_momentum(self.optimizers, self.momentum(step))
         for step_optimizer in self.steps:
             step_optimizer()
 
