@@ -31,7 +31,7 @@ MANY_ARGUMENTS = {
     "run/sample.py:sample_text": "what `lehr sample` takes",
     "run/resume.py:resume": "the arguments of `train`, and what may have changed",
 }
-BASES = {"Settings", "Data", "Supervised", "Observer", "Method", "LehrError", "RunError", "LehrWarning"}
+BASES = {"Settings", "Grouped", "Data", "Supervised", "Observer", "Method", "LehrError", "RunError", "LehrWarning"}
 """Our own classes that others may derive from, one level deep each."""
 
 

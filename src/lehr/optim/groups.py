@@ -1,14 +1,17 @@
-"""Parameter groups by the type of module that owns a parameter, never by its name."""
+"""Parameter groups: decay by the type of the module that owns a parameter; rates and the rest by rules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["decay_groups", "owners", "split_by_decay"]
+from lehr.optim.depth import depths, layer_scales
+from lehr.optim.rules import Rule, treatments
+
+__all__ = ["decay_groups", "owners", "ruled_groups", "split_by_decay"]
 
 _NOT_DECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 
@@ -65,3 +68,36 @@ def decay_groups(model: nn.Module, weight_decay: float, names: Iterable[str] | N
         {"params": [parameters[name] for name in kept], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def ruled_groups(
+    model: nn.Module,
+    names: Iterable[str] | None = None,
+    *,
+    lr: float,
+    weight_decay: float,
+    rules: Sequence[Rule] = (),
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Return the groups of `decay_groups`, parted further where ``rules`` or ``layer_decay`` say so.
+
+    Each group has its own ``lr``: the base rate times the rule's and the layer's factor. A schedule that multiplies
+    each group's rate keeps their ratios. Every trainable parameter is in exactly one group. The groups at the base rate
+    come first, then the others from high to low.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1))
+    >>> groups = ruled_groups(model, lr=1, weight_decay=3, layer_decay=0.5)
+    >>> [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups]
+    [(1.0, 3, 1), (1.0, 0.0, 1), (0.5, 3, 1)]
+    """
+    plan = treatments(model, rules)
+    scale_of = dict.fromkeys(plan, 1.0) if layer_decay is None else layer_scales(depths(model), layer_decay)
+    parameters = dict(model.named_parameters())
+    groups: dict[tuple[float, bool, float], list[nn.Parameter]] = {}
+    for part, kept in zip(split_by_decay(model, names), (False, True), strict=True):
+        for name in part:
+            decay = plan[name].weight_decay
+            decay = (0.0 if kept else weight_decay) if decay is None else decay
+            groups.setdefault((scale_of[name] * plan[name].rate, kept, decay), []).append(parameters[name])
+    order = sorted(groups, key=lambda key: (key[0] != 1, -key[0], key[1]))
+    return [{"params": groups[key], "lr": lr * key[0], "weight_decay": key[2]} for key in order]
