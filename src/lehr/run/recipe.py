@@ -190,6 +190,10 @@ class Recipe(Settings):
                 f"schedule={self.schedule!r} is no schedule; give a name ({', '.join(SCHEDULES)}), settings, or a "
                 "function of the step"
             )
+        prefixes = [method.prefix for method in self.methods if hasattr(method, "prefix")]
+        twice = next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None)
+        if twice is not None:
+            raise SettingError(f"methods: {twice!r} is there twice, so their values would have the same names")
         if self.evaluate.monitor not in self._goals():
             raise SettingError(
                 f"evaluate.monitor={self.evaluate.monitor!r} is not measured; known: {', '.join(self._goals())}"
