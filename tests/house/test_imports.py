@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "losses": "base",
     "metrics": "base",
     "layers": "base",
+    "augment": "base",
+    "averaging": "base",
     "data": "base",
     "dist": "base",
     "track": "base",
@@ -24,9 +26,11 @@ MAY_IMPORT = {
     "optim": "base dist",
     "checkpoint": "base dist",
     "reporting": "base track",
-    "training": "base schedules losses metrics dist optim",
-    "run": "base schedules losses metrics layers models data dist track optim checkpoint reporting training",
-    "recipes": "base schedules losses metrics layers models data dist track optim checkpoint reporting training run",
+    "training": "base schedules losses augment averaging metrics dist optim",
+    "run": "base schedules losses augment averaging metrics layers models "
+    "data dist track optim checkpoint reporting training",
+    "recipes": "base schedules losses augment averaging metrics layers models "
+    "data dist track optim checkpoint reporting training run",
     "cli": "base schedules losses metrics optim dist track run recipes reporting",
 }
 """The table of docs/map.md."""
