@@ -25,6 +25,7 @@ import lehr
 from lehr.base.errors import SettingError
 from lehr.base.settings import Settings, override
 from lehr.data import Data
+from lehr.losses import Distilled, cross_entropy, label_smoothing
 from lehr.optim import Muon
 from lehr.recipes.table import RECIPES
 from lehr.run.recipe import Evaluate, Recipe, Save
@@ -98,7 +99,7 @@ def built_in(folder: Path) -> dict[str, list[str]]:
 
 def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Counter[tuple[str, str]]) -> None:
     fields = {(kind.__name__, name) for kind in kinds() for name in get_annotations(kind)}
-    fields = {(kind, name) for kind, name in fields if name not in {"exclusive", "model_config"}}
+    fields = {(kind, name) for kind, name in fields if name not in {"exclusive", "model_config"} and name[0] != "_"}
     assert {("Recipe", "max_skipped"), ("Muon", "adamw"), ("Stop", "min_steps"), ("Data", "replay")} <= fields
     for name, settings in built_in(tmp_path).items():
         lehr.train(override(RECIPES[name].make()(), settings), run_dir=tmp_path / name)
@@ -108,6 +109,7 @@ def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Count
                    "objective": lambda model, batch: (model(batch[0][:, None].float()).sum(), 1), "metrics": (),
                        "evaluate": Evaluate()},
         "samples": on(SAMPLES, batch_size=8, workers=1),
+        "distilled": {"objective": Distilled(loss=label_smoothing, val_loss=cross_entropy, teacher=Mlp)},
         "weights": {"weights": tmp_path / "samples" / "checkpoints" / "step-00000002"},
     }  # fmt: skip
     for name, changes in ways.items():
