@@ -26,11 +26,12 @@ MAY_IMPORT = {
     "optim": "base dist",
     "checkpoint": "base dist",
     "reporting": "base track",
-    "training": "base schedules losses augment averaging metrics dist optim",
+    "transfer": "base optim",
+    "training": "base schedules losses augment averaging metrics dist optim transfer",
     "run": "base schedules losses augment averaging metrics layers models "
-    "data dist track optim checkpoint reporting training",
+    "data dist track optim transfer checkpoint reporting training",
     "recipes": "base schedules losses augment averaging metrics layers models "
-    "data dist track optim checkpoint reporting training run",
+    "data dist track optim transfer checkpoint reporting training run",
     "cli": "base schedules losses metrics optim dist track run recipes reporting",
 }
 """The table of docs/map.md."""
