@@ -29,9 +29,21 @@ MANY_ARGUMENTS = {
     "training/steps/eager.py:finish_reading": "the values of one step, handed from one half of it to the other",
     "training/steps/eager.py:finish_latched": "the same",
     "run/sample.py:sample_text": "what `lehr sample` takes",
+    "schedules/one_cycle.py:one_cycle": "the settings of the published policy",
     "run/resume.py:resume": "the arguments of `train`, and what may have changed",
 }
-BASES = {"Settings", "Grouped", "Data", "Supervised", "Observer", "Method", "LehrError", "RunError", "LehrWarning"}
+BASES = {
+    "Settings",
+    "ScheduleSettings",
+    "Grouped",
+    "Data",
+    "Supervised",
+    "Observer",
+    "Method",
+    "LehrError",
+    "RunError",
+    "LehrWarning",
+}
 """Our own classes that others may derive from, one level deep each."""
 
 

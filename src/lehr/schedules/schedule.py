@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
 from lehr.base.errors import SettingError
+from lehr.base.protocols import Observer, Place
 from lehr.base.settings import Settings
 
 if TYPE_CHECKING:
-    from lehr.schedules.then import Then
+    from lehr.schedules.combine import Then
 
-__all__ = ["Held", "Schedule", "ScheduleSettings", "count", "warmup_factor", "warmup_steps"]
+__all__ = ["Held", "Schedule", "ScheduleSettings", "Shifted", "count", "observers", "warmup_factor", "warmup_steps"]
 
 Schedule: TypeAlias = Callable[[int], float]
 """step (0 for the first update) -> factor on the base rate. Pure: its checkpoint is the integer step."""
@@ -33,25 +35,30 @@ class ScheduleSettings(Settings):
 
     def resolve(self, run: RunLength) -> Schedule:
         """Return the schedule for this run."""
-        return self.over(self._span(run), run)
+        return self.over(self.span(run.steps, run), run)
 
     def momentum(self, run: RunLength) -> Schedule | None:
         """Return step -> momentum, where the schedule cycles it; None leaves the optimizer's own."""
-        return self.momentum_over(self._span(run), run)
+        return self.momentum_over(self.span(run.steps, run), run)
 
     def lasts(self, run: RunLength) -> int | None:
-        """Return its length in steps; None means the rest of the run."""
+        """Return its length in steps; None means that it takes what is left."""
         if self.length is None:
             return None
         steps = self.length.steps(run)
-        if steps > run.steps:
-            raise SettingError(
-                f"{self.name}: length={self.length} is {steps} steps, but the run has {run.steps}; use at most "
-                f"{run.steps} steps, or leave length out for the rest of the run"
-            )
         if steps == 0 and not self.skippable:
             raise SettingError(f"{self.name}: length={self.length} is 0 steps of a run of {run.steps}; give 1 or more")
         return steps
+
+    def span(self, available: int, run: RunLength) -> int:
+        """Return its length in steps where ``available`` of them are left; a longer one is refused, never cut."""
+        steps = self.lasts(run)
+        if steps is not None and steps > available:
+            raise SettingError(
+                f"{self.name} lasts {steps} steps, but {_there(available, run)} {available}; use at most {available} "
+                "steps, or leave its length out to take what is there"
+            )
+        return available if steps is None else steps
 
     @abstractmethod
     def over(self, steps: int, run: RunLength) -> Schedule:
@@ -69,7 +76,7 @@ class ScheduleSettings(Settings):
         >>> [round(schedule(step), 3) for step in range(7)]
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
         """
-        from lehr.schedules.then import Then  # it is made of these settings itself
+        from lehr.schedules.combine import Then  # it is made of these settings itself
 
         return Then(parts=(self, following))
 
@@ -88,10 +95,6 @@ class ScheduleSettings(Settings):
         """The name of its kind, for messages."""
         return type(self).__name__
 
-    def _span(self, run: RunLength) -> int:
-        steps = self.lasts(run)
-        return run.steps if steps is None else steps
-
 
 class Held:
     """A schedule that keeps the value of its last update from there on.
@@ -107,6 +110,46 @@ class Held:
     def __call__(self, step: int) -> float:
         """Return the factor at ``step``."""
         return self.schedule(min(step, self.last))
+
+
+def observers(schedule: Any) -> list[Observer]:
+    """Return the parts of a resolved schedule that go by evaluations, such as a plateau: the run has to call them.
+
+    >>> observers(lambda step: 1.0)
+    []
+    """
+    if isinstance(schedule, Observer):
+        return [schedule]
+    parts = getattr(schedule, "parts", ())
+    starts = getattr(schedule, "starts", (0,) * len(parts))
+    found = [(start, listener) for start, part in zip(starts, parts, strict=True) for listener in observers(part)]
+    return [Shifted(listener, start) if start else listener for start, listener in found]
+
+
+class Shifted(Observer):
+    """An observer inside a schedule that begins at step ``start``: before that it is told nothing."""
+
+    def __init__(self, listener: Any, start: int) -> None:
+        self.listener, self.start = listener, start
+
+    @property
+    def monitor(self) -> str:
+        """The measured value that the observer goes by."""
+        return str(self.listener.monitor)
+
+    def eval_end(self, place: Place, values: Mapping[str, float]) -> None:
+        """Pass an evaluation on, with the step counted from the part's first."""
+        if place.step > self.start:
+            self.listener.eval_end(dataclasses.replace(place, step=place.step - self.start), values)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state of the observer inside."""
+        state: Mapping[str, Any] = self.listener.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Give it back."""
+        self.listener.load_state_dict(state)
 
 
 def warmup_factor(step: int, warmup: int) -> float:
@@ -127,6 +170,10 @@ def warmup_steps(warmup: Duration, *, steps: int, run: RunLength) -> int:
         there = "the run has" if steps == run.steps else "this part of it has"
         raise SettingError(f"warmup={warmup} is {given} steps, but {there} {steps}; use at most {steps} steps, or '5%'")
     return given
+
+
+def _there(steps: int, run: RunLength) -> str:
+    return "the run has" if steps == run.steps else "this part of the run has"
 
 
 def count(name: str, duration: Duration, run: RunLength) -> int:

@@ -1,0 +1,156 @@
+"""Schedules as a text: ``warmup(200) then cosine(1800)``, ``cosine times cyclic(up=100)``, ``repeated(cosine, 3)``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+from lehr.base.errors import SettingError
+from lehr.base.tables import did_you_mean
+from lehr.schedules.combine import COMBINATORS, Then, Times
+from lehr.schedules.schedule import ScheduleSettings
+from lehr.schedules.table import SCHEDULES
+
+__all__ = ["parse"]
+
+_CALLS = {"scaled": ("schedule", "factor"), "repeated": ("schedule", "times"), "clipped": ("schedule", "low", "high")}
+"""Combinations that are written as calls, with what is given without a name."""
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_VALUE = re.compile(r"""\[[^\]]*\]|"[^"]*"|'[^']*'|[^,()\[\]="']+""")
+
+
+def parse(text: str) -> ScheduleSettings:
+    """Read a schedule from a text.
+
+    A name of the table, with settings in parentheses where others than the defaults are wanted; the length may be given
+    without its name. Values are written as after ``--set``: numbers, words, durations such as ``5%`` or ``10 epochs``,
+    lists ``[30, 60]``; quotation marks are optional. ``times`` binds closer than ``then``; parentheses group;
+    ``scaled(schedule, factor)``, ``repeated(schedule, times)`` and ``clipped(schedule, low, high)`` are calls.
+
+    >>> parse("warmup(200) then cosine(floor=0.1)").parts[1].floor
+    0.1
+    >>> parse("warmup(200) then cosin")
+    Traceback (most recent call last):
+    ...
+    lehr.base.errors.SettingError: unknown schedule 'cosin' (did you mean 'cosine'?), in column 18
+      warmup(200) then cosin
+                       ^
+    """
+    return _Parser(text).whole()
+
+
+class _Parser:
+    """One reading of a text, from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+
+    def whole(self) -> ScheduleSettings:
+        if re.fullmatch(r"\s*[A-Za-z_]\w*\s*", self.text) and self.text.strip() not in COMBINATORS:
+            made: ScheduleSettings = SCHEDULES[self.text.strip()].make()
+            return made
+        schedule = self.sequence()
+        if self.at < len(self.text):
+            found = self.text[self.at :].split()[0]
+            self.fail(f"{found!r} is not expected here{did_you_mean(found, ('then', 'times'))}; use 'then' or 'times'")
+        return schedule
+
+    def sequence(self) -> ScheduleSettings:
+        parts = [self.product()]
+        while self.word("then"):
+            parts.append(self.product())
+        return parts[0] if len(parts) == 1 else Then(parts=tuple(parts))
+
+    def product(self) -> ScheduleSettings:
+        parts = [self.single()]
+        while self.word("times"):
+            parts.append(self.single())
+        return parts[0] if len(parts) == 1 else Times(parts=tuple(parts))
+
+    def single(self) -> ScheduleSettings:
+        if self.sign("("):
+            inner = self.sequence()
+            self.need(")")
+            return inner
+        start, name = self.at, self.name()
+        if name in ("then", "times"):
+            self.fail(f"{name!r} stands between two schedules, such as 'warmup {name} cosine'", start)
+        if name not in SCHEDULES and name not in _CALLS:
+            self.fail(f"unknown schedule {name!r}{did_you_mean(name, (*SCHEDULES, *_CALLS))}", start)
+        given = self.arguments(name) if self.sign("(") else {}
+        make = (COMBINATORS if name in _CALLS else SCHEDULES)[name].make
+        try:
+            made: ScheduleSettings = make(**given)
+        except SettingError as error:
+            self.fail(str(error), start)
+        return made
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        """Read what is between the parentheses of a call."""
+        positional, place = _CALLS.get(name, ("length",)), 0
+        given: dict[str, Any] = {}
+        while not self.sign(")"):
+            if given:
+                self.need(",")
+            start = self.at
+            named = re.compile(r"\s*([A-Za-z_]\w*)\s*=").match(self.text, self.at)
+            if named:
+                field, self.at = named[1], named.end()
+            elif place < len(positional):
+                field, place = positional[place], place + 1
+            else:
+                self.fail(f"{name} takes {len(positional)} without a name: {', '.join(positional)}; name the others")
+            if field in given:
+                self.fail(f"{field} is given twice", start)
+            given[field] = self.sequence() if field == "schedule" else self.value()
+        return given
+
+    def value(self) -> Any:
+        self.skip()
+        match = _VALUE.match(self.text, self.at)
+        if match is None or not match[0].strip():
+            self.fail("a value is missing")
+        self.at = match.end()
+        text = match[0].strip()
+        if text[0] == "[":
+            items = [item.strip().strip("\"'") for item in text[1:-1].split(",")]
+            return [item for item in items if item]
+        if text[0] in "\"'":
+            return text[1:-1]
+        return None if text.lower() in ("none", "null") else text
+
+    def name(self) -> str:
+        self.skip()
+        match = _NAME.match(self.text, self.at)
+        if match is None:
+            self.fail("a schedule is missing")
+        self.at = match.end()
+        return match[0]
+
+    def word(self, wanted: str) -> bool:
+        self.skip()
+        match = _NAME.match(self.text, self.at)
+        if match is None or match[0] != wanted:
+            return False
+        self.at = match.end()
+        return True
+
+    def sign(self, wanted: str) -> bool:
+        self.skip()
+        if not self.text.startswith(wanted, self.at):
+            return False
+        self.at += 1
+        return True
+
+    def need(self, wanted: str) -> None:
+        if not self.sign(wanted):
+            self.fail(f"{wanted!r} is missing")
+
+    def skip(self) -> None:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
+
+    def fail(self, why: str, at: int | None = None) -> NoReturn:
+        at = self.at if at is None else at
+        at += len(self.text[at:]) - len(self.text[at:].lstrip())
+        raise SettingError(f"{why}, in column {at + 1}\n  {self.text}\n  {' ' * at}^") from None
