@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lehr.augment.draws import draw_partners, draw_share
-from lehr.augment.targets import mix_targets
+from lehr.augment.targets import full_type, mix_targets
 from lehr.base.errors import DataError
 
 __all__ = ["cut_box", "cutmix"]
@@ -38,7 +38,7 @@ def cutmix(
     pasted = x.clone()
     pasted[:, :, top:bottom, left:right] = x[partners, :, top:bottom, left:right]
     share = 1 - (bottom - top) * (right - left) / (height * width)
-    return pasted, mix_targets(y, y[partners], share, num_classes)
+    return pasted, mix_targets(y, y[partners], share, num_classes, full_type(x))
 
 
 def cut_box(height: int, width: int, share: float, generator: torch.Generator) -> tuple[int, int, int, int]:

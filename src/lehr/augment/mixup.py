@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lehr.augment.draws import draw_partners, draw_share
-from lehr.augment.targets import mix_targets
+from lehr.augment.targets import full_type, mix_targets
 from lehr.base.errors import DataError
 
 __all__ = ["mixup", "mixup_pairs"]
@@ -25,7 +25,7 @@ def mixup(x: Tensor, y: Tensor, *, alpha: float, generator: torch.Generator, num
     True
     """
     mixed, y_a, y_b, share = mixup_pairs(x, y, alpha=alpha, generator=generator)
-    return mixed, mix_targets(y_a, y_b, share, num_classes)
+    return mixed, mix_targets(y_a, y_b, share, num_classes, full_type(x))
 
 
 def mixup_pairs(

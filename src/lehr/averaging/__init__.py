@@ -2,5 +2,7 @@
 
 from lehr.averaging.ema import EMA, ema_decay
 from lehr.averaging.held import HeldWeights
+from lehr.averaging.norms import refresh_norms, tracking_norms
+from lehr.averaging.swa import SWA
 
-__all__ = ["EMA", "HeldWeights", "ema_decay"]
+__all__ = ["EMA", "SWA", "HeldWeights", "ema_decay", "refresh_norms", "tracking_norms"]

@@ -19,7 +19,7 @@ def in_full(value: Tensor) -> Tensor:
 
 
 class HeldWeights:
-    """A copy of the trainable parameters of ``model``, by name. Buffers and frozen parameters stay the model's own.
+    """A copy of the parameters of ``model``, by name, frozen ones too: they may be thawed later. No buffers.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> held = HeldWeights(model)
@@ -31,7 +31,7 @@ class HeldWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
         self.values = [in_full(p).clone() for p in self.live]
 
     @property

@@ -1,0 +1,33 @@
+"""CutMix of each training batch with itself."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lehr import augment
+from lehr.base.protocols import Method, RunContext
+from lehr.base.settings import Settings
+from lehr.training.methods.mixing import mixing
+
+__all__ = ["CutMix"]
+
+
+class CutMix(Settings):
+    """Settings of `lehr.augment.cutmix`; evaluations are on the data as it is. Source: arXiv 1905.04899."""
+
+    alpha: float = Field(default=1.0, gt=0)
+    """Both parameters of the Beta distribution of shares; 1 for all shares alike."""
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """Share of the batches that are mixed."""
+    classes: int | None = Field(default=None, ge=2)
+    """Number of classes, where the data does not tell it."""
+
+    def build(self, context: RunContext) -> Method:
+        """Return the method for this run."""
+
+        def mix(x: Tensor, y: Tensor, generator: torch.Generator, num_classes: int) -> tuple[Tensor, Tensor]:
+            return augment.cutmix(x, y, alpha=self.alpha, generator=generator, num_classes=num_classes)
+
+        return mixing("cutmix", mix, self, context)

@@ -1,0 +1,118 @@
+"""Stochastic weight averaging: the equal average of late weights, evaluated beside the weights themselves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lehr import averaging
+from lehr.base import seeds
+from lehr.base.batches import num_samples
+from lehr.base.durations import Duration, DurationSetting
+from lehr.base.errors import SettingError
+from lehr.base.protocols import Batch, Method, Place, RunContext
+from lehr.base.settings import Settings
+from lehr.dist.collectives import sum_over_ranks
+from lehr.dist.ranks import Ranks
+from lehr.losses.objective import Supervised
+from lehr.training.buffers import KeptBuffers
+
+__all__ = ["SWA"]
+
+
+class SWA(Settings):
+    """Settings of `lehr.averaging.SWA`: weights are taken at ``start`` and then each ``every``.
+
+    Evaluations report its values as ``swa_loss`` and so on; until the start they are the model's own. With a schedule
+    that restarts, let ``every`` be the length of a cycle and ``start`` the end of one.
+    """
+
+    prefix: ClassVar[str] = "swa"
+
+    start: DurationSetting = Duration(75, "%")
+    """After how much of the run the first weights are taken."""
+    every: DurationSetting = Duration(1, "%")
+    """How often further ones are taken; each step where that is less than a step."""
+    batches: int = Field(default=50, ge=1)
+    """How many training batches, spread over the data, the statistics of batch norm are made of for an evaluation."""
+
+    def build(self, context: RunContext) -> Method:
+        """Return the method for this run."""
+        start = self.start.steps(context.run)
+        if start > context.run.steps:
+            raise SettingError(
+                f"methods.swa.start={self.start} is step {start}, but the run ends at {context.run.steps}; start "
+                "earlier, such as '75%'"
+            )
+        if self.every.value == 0:
+            raise SettingError(f"methods.swa.every={self.every} is never and always; give 1 or more")
+        return SWAMethod(context, start=start, every=max(1, self.every.steps(context.run)), batches=self.batches)
+
+
+class SWAMethod(Method):
+    """Keeps the average of one run."""
+
+    changes = frozenset({"model"})
+    prefix = SWA.prefix
+
+    def __init__(self, context: RunContext, *, start: int, every: int, batches: int) -> None:
+        self._context, self._start, self._every, self._batches = context, start, every, batches
+        self._average = averaging.SWA(context.model)
+
+    def step_end(self, model: nn.Module, place: Place) -> None:
+        if place.step >= self._start and (place.step - self._start) % self._every == 0:
+            self._average.update()
+
+    @contextlib.contextmanager
+    def put_in(self) -> Iterator[None]:
+        if not (self._average.taken and averaging.tracking_norms(self._context.model)):
+            with self._average.put_in():
+                yield
+            return
+        with self._average.put_in(), KeptBuffers(self._context.model).kept():
+            # dropout and augmentation draw here; the run's own draws are as if they did not
+            with seeds.seeded(self._context.seed, "swa", self._context.rank):
+                averaging.refresh_norms(self._context.model, self._run, self._some_batches())
+            _share_statistics(self._context.model, Ranks(self._context.rank, self._context.world))
+            yield
+
+    def _run(self, batch: Batch) -> None:
+        objective, model = self._context.objective, self._context.model
+        if isinstance(objective, Supervised):
+            objective.outputs(model, batch)
+        else:
+            objective(model, batch)
+
+    def _some_batches(self) -> Iterable[Batch]:
+        """Yield training batches; not a last one of a single sample, which has no variance."""
+        size = 0
+        for batch in self._context.batches(self._batches):
+            size = max(size, num_samples(batch))
+            if num_samples(batch) > 1 or size == 1:
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self._average.load_state_dict(state)
+
+
+@torch.no_grad()
+def _share_statistics(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the mean statistics of all batches, of which each rank has seen its own."""
+    if ranks.world == 1:
+        return
+    for norm in averaging.tracking_norms(model):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        count = norm.num_batches_tracked.to(norm.running_mean.dtype)
+        total = sum_over_ranks(count, ranks)
+        for statistic in (norm.running_mean, norm.running_var):
+            statistic.copy_(sum_over_ranks(statistic * count, ranks) / total)
