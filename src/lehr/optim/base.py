@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from lehr.base.settings import Settings
 from lehr.optim.groups import ruled_groups
 from lehr.optim.rules import Rule, freeze
 
-__all__ = ["Grouped", "parameters_of", "sparse_embeddings"]
+__all__ = ["Grouped", "parameters_of"]
 
 
 class Grouped(Settings):
@@ -22,9 +22,6 @@ class Grouped(Settings):
 
     Decay falls on matrices and kernels only, never on biases, norms or embeddings, unless a rule says otherwise.
     """
-
-    takes_sparse: ClassVar[bool] = False
-    """Whether it takes the gradients of an embedding with ``sparse=True``."""
 
     lr: float = Field(gt=0)
     """The base rate, which the schedule multiplies."""
@@ -42,9 +39,7 @@ class Grouped(Settings):
         this moment is what the schedule multiplies.
         """
         freeze(model, self.rules)
-        groups = self.groups(model, names)
-        if not self.takes_sparse:
-            _refuse_sparse(model, groups, type(self).__name__)
+        groups = _sparse_apart(model, self.groups(model, names), None if self.takes_sparse() else type(self).__name__)
         return [self.make(groups)] if groups else []
 
     def groups(self, model: nn.Module, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -58,6 +53,10 @@ class Grouped(Settings):
             layer_decay=self.layer_decay,
         )
 
+    def takes_sparse(self) -> bool:
+        """Whether it takes the gradients of an embedding with ``sparse=True``."""
+        return False
+
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimizer over ``groups``, which have ``params``, ``lr`` and ``weight_decay``."""
         raise NotImplementedError
@@ -68,22 +67,27 @@ def parameters_of(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
     return [parameter for group in groups for parameter in group["params"]]
 
 
-def sparse_embeddings(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names and weights of embeddings whose gradients are sparse.
+def _sparse_apart(model: nn.Module, groups: list[dict[str, Any]], refused_by: str | None) -> list[dict[str, Any]]:
+    """Return the groups with the weights that get sparse gradients in groups of their own; or refuse them.
 
-    >>> [name for name, _ in sparse_embeddings(nn.Sequential(nn.Embedding(3, 2, sparse=True), nn.Linear(2, 2)))]
-    ['0']
+    Torch's fused and foreach implementations do not take sparse gradients, and no decay can be added to one.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad:
-            yield name, module.weight
-
-
-def _refuse_sparse(model: nn.Module, groups: Sequence[dict[str, Any]], settings: str) -> None:
-    held = {id(parameter) for parameter in parameters_of(groups)}
-    for name, weight in sparse_embeddings(model):
-        if id(weight) in held:
+    embeddings = [
+        (name, module.weight)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+    ]
+    apart = []
+    for group in groups:
+        sparse = [(n, w) for n, w in embeddings if any(w is p for p in group["params"])]
+        if sparse and (refused_by or group["weight_decay"]):
+            what = "sparse gradients" if refused_by else f"weight_decay={group['weight_decay']} on sparse gradients"
             raise SettingError(
-                f"{settings} does not take sparse gradients, but the embedding {name!r} has sparse=True; "
-                "use sparse=False, or optim=sgd or optim=adagrad"
+                f"{refused_by or 'no optimizer'} cannot take {what}, but the embedding {sparse[0][0]!r} has "
+                "sparse=True; use sparse=False" + (", or optim=sgd or optim=adagrad" if refused_by else "")
             )
+        weights = [w for _, w in sparse]
+        group["params"] = [p for p in group["params"] if all(p is not w for w in weights)]
+        if weights:
+            apart.append(group | {"params": weights, "foreach": False, "fused": False})
+    return [group for group in groups if group["params"]] + apart

@@ -26,15 +26,12 @@ def _has(kernel: str, device: str) -> bool:
         return False
 
 
-def implementation(parameters: Iterable[Tensor], kernel: str | None, *, sparse: bool = False) -> dict[str, bool]:
+def implementation(parameters: Iterable[Tensor], kernel: str | None) -> dict[str, bool]:
     """Return ``fused=True`` for torch's optimizer where there is a kernel, else ``foreach=True``.
 
     One kernel for all parameters, or one for each operation over all parameters, instead of several for each parameter.
-    Sparse gradients have neither.
 
     >>> implementation([torch.zeros(2)], "_fused_sgd_"), implementation([torch.zeros(2)], None)
     ({'fused': True}, {'foreach': True})
     """
-    if sparse:
-        return {"foreach": False}
     return {"fused": True} if kernel and fused_is_available(parameters, kernel) else {"foreach": True}

@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import _muon
 
 from lehr.base.errors import SettingError
-from lehr.base.settings import Settings
+from lehr.base.tables import did_you_mean
 from lehr.optim.adamw import AdamW
+from lehr.optim.base import Grouped
+from lehr.optim.fields import Share
 from lehr.optim.groups import owners
+from lehr.optim.lists import gather, loss_of
+from lehr.optim.rules import freeze
 
-__all__ = ["Muon", "hidden_matrices"]
+__all__ = ["MatrixMuon", "Muon", "hidden_matrices", "orthogonalized"]
+
+_KERNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def hidden_matrices(model: nn.Module, aside: tuple[str, ...] | None = None) -> list[str]:
+def hidden_matrices(model: nn.Module, aside: tuple[str, ...] | None = None, *, convolutions: bool = False) -> list[str]:
     """Return the names of the 2-D weights of `nn.Linear` modules, but for those set ``aside``.
 
     ``aside`` lists the names of modules that stay with AdamW; None stands for the last `nn.Linear` of the model, which
-    is its output layer. Embeddings, tied ones too, are never hidden. A fused query-key-value weight is one matrix.
+    is its output layer. Embeddings, tied ones too, are never hidden. With ``convolutions``, kernels of convolutions are
+    hidden too; None then stands for the first of them as well, which takes the input.
 
     >>> hidden_matrices(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2)))
     ['0.weight', '1.weight']
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    kernels = {name: module for name, module in model.named_modules() if convolutions and isinstance(module, _KERNELS)}
+    known: dict[str, nn.Module] = {**linear, **kernels}
     if aside is None:
-        aside = (list(linear)[-1],) if linear else ()
-    unknown = [name for name in aside if name not in linear]
+        aside = (*list(linear)[-1:], *list(kernels)[:1])
+    unknown = [name for name in aside if name not in known]
     if unknown:
+        kinds = "nn.Linear or convolution" if convolutions else "nn.Linear"
         raise SettingError(
-            f"aside={list(aside)} names {unknown[0]!r}, which is not an nn.Linear of the model; its nn.Linear modules: "
-            f"{', '.join(linear) or 'none'}"
+            f"aside={list(aside)} names {unknown[0]!r}, which is not an {kinds} of the model"
+            f"{did_you_mean(unknown[0], known)}; its {kinds} modules: {', '.join(known) or 'none'}"
         )
-    kept = {id(linear[name]) for name in aside}
+    hidden = {id(module) for name, module in known.items() if name not in aside}
     parameters = dict(model.named_parameters())
     return [
         name
         for name, holders in owners(model).items()
-        if parameters[name].ndim == 2 and all(isinstance(h, nn.Linear) and id(h) not in kept for h in holders)
+        if parameters[name].ndim >= 2 and all(id(holder) in hidden for holder in holders)
     ]
 
 
-class Muon(Settings):
+class Muon(Grouped):
     """Settings of torch's Muon with AdamW beside it.
 
     Muon replaces the momentum of a matrix by its nearest semi-orthogonal matrix (5 Newton-Schulz steps), times
     ``lr * sqrt(max(1, rows/columns))``. Source: Jordan et al. 2024. Torch's default decay of 0.1 is off here.
+    Rules and the decay by layer hold for AdamW's parameters too.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> [type(optimizer).__name__ for optimizer in Muon().build(model)]
@@ -54,29 +71,98 @@ class Muon(Settings):
 
     lr: float = Field(default=0.02, gt=0)
     """The base rate of the hidden matrices."""
-    momentum: float = Field(default=0.95, ge=0, lt=1)
+    momentum: Share = 0.95
     """Momentum, in Nesterov's form."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of the hidden matrices."""
     aside: tuple[str, ...] | None = None
-    """Modules whose matrices stay with AdamW; the last nn.Linear if not given."""
+    """Modules whose matrices stay with AdamW; the last nn.Linear if not given, and the first convolution."""
+    convolutions: Literal["adamw", "flatten"] = "adamw"
+    """Whose the kernels of convolutions are: AdamW's, or Muon's as matrices (out, in times the kernel's size)."""
+    split_qkv: tuple[str, ...] = ()
+    """Patterns of weights of three matrices on top of one another, each to be made orthogonal: ``*.qkv.weight``."""
     adamw: AdamW = AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
     """The optimizer of everything else."""
 
-    def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+    def build(self, model: nn.Module, names: Sequence[str] | None = None) -> list[torch.optim.Optimizer]:
         """Return Muon over the hidden matrices and AdamW over the rest."""
-        hidden = hidden_matrices(model, self.aside)
+        freeze(model, self.rules)
+        flatten = self.convolutions == "flatten"
+        wanted = [name for name in owners(model) if names is None or name in set(names)]
+        hidden = [name for name in hidden_matrices(model, self.aside, convolutions=flatten) if name in set(wanted)]
         if not hidden:
             raise SettingError(
                 f"{type(model).__name__} has no hidden matrices for Muon (2-D weights of nn.Linear modules other than "
                 "the last); use optim=adamw"
             )
-        parameters = dict(model.named_parameters())
-        muon = torch.optim.Muon(
-            [parameters[name] for name in hidden],
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
+        rest = self.adamw.model_copy(
+            update={
+                "rules": (*self.rules, *self.adamw.rules),
+                "layer_decay": self.layer_decay if self.adamw.layer_decay is None else self.adamw.layer_decay,
+            }
         )
-        rest = [name for name in owners(model) if name not in set(hidden)]
-        return [muon, *self.adamw.build(model, rest)]
+        groups = self._split(model, self.groups(model, hidden))
+        return [self.make(groups), *rest.build(model, [name for name in wanted if name not in set(hidden)])]
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return torch's Muon over ``groups`` of matrices, or lehr's own where some are kernels or are split."""
+        if any(group.get("parts", 1) > 1 or any(p.ndim > 2 for p in group["params"]) for group in groups):
+            return MatrixMuon(groups, lr=self.lr, momentum=self.momentum)
+        return torch.optim.Muon(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def _split(self, model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the groups with the weights that are three matrices apart, as ``parts=3``."""
+        named = dict(model.named_parameters())
+        threes: set[int] = set()
+        for pattern in self.split_qkv:
+            found = [name for name in named if fnmatchcase(name, pattern)]
+            odd = [name for name in found if named[name].ndim != 2 or len(named[name]) % 3]
+            if odd or not found:
+                fault = f"takes {odd[0]!r}, whose rows are not three matrices" if odd else "selects no parameter"
+                near = "" if odd else did_you_mean(pattern, named)
+                raise SettingError(f"split_qkv: the pattern {pattern!r} {fault} of {type(model).__name__}{near}")
+            threes |= {id(named[name]) for name in found}
+        if not threes:
+            return groups
+        parted = [
+            group | {"parts": parts, "params": [p for p in group["params"] if (id(p) in threes) == (parts == 3)]}
+            for group in groups
+            for parts in (1, 3)
+        ]
+        return [group for group in parted if group["params"]]
+
+
+class MatrixMuon(torch.optim.Optimizer):
+    """Torch's Muon, step for step, for kernels as matrices and for weights of several matrices (``parts``)."""
+
+    def __init__(self, params: Any, *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": 1})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make one update."""
+        loss = loss_of(closure)
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            lists = gather(self, group, lambda p: {"momentum_buffer": torch.zeros_like(p)})
+            for parameter, gradient, state in zip(*lists, strict=True):
+                buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+                ahead = gradient.lerp(buffer, momentum).reshape(len(parameter), -1)
+                parameter.mul_(1 - lr * group["weight_decay"])
+                for update, target in zip(ahead.chunk(group["parts"]), parameter.chunk(group["parts"]), strict=True):
+                    target.sub_(orthogonalized(update).reshape(target.shape), alpha=lr)
+        return loss
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """Return about the nearest semi-orthogonal matrix, times ``sqrt(max(1, rows/columns))``.
+
+    Torch's kernel: the matrix over its Frobenius norm, then 5 times ``X = a X + (b A + c A^2) X`` with ``A = X X^T``
+    and (a, b, c) = (3.4445, -4.775, 2.0315), in bfloat16. Its singular values end between about 0.7 and 1.2.
+
+    >>> orthogonalized(torch.diag(torch.tensor([3.0, 2.0]))).diag().sub(1).abs().max() < 0.35
+    tensor(True)
+    """
+    coefficients = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
+    unit: Tensor = _muon._zeropower_via_newtonschulz(matrix, coefficients, _muon.DEFAULT_NS_STEPS, _muon.EPS)
+    return unit * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))

@@ -29,7 +29,8 @@ _OF_ITS_SHAPE = frozenset(
 class NamedState:
     """The state of one or more optimizers over a model, by parameter, and what they count in their groups.
 
-    Rates are settings and no state, and so is whatever else in a group is as it was when the optimizer was made.
+    Rates and momenta are settings and no state, and so is whatever else in a group is as it was when the optimizer was
+    made.
 
     >>> model = nn.Linear(2, 1)
     >>> state = NamedState(model, [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)])
@@ -45,10 +46,10 @@ class NamedState:
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups if group["params"]]
 
-    def _parameters(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
+    def _parameters(self) -> dict[str, tuple[torch.optim.Optimizer, dict[str, Any], Tensor]]:
         name_of = {parameter: name for name, parameter in self.model.named_parameters()}
         return {
-            name_of[parameter]: (optimizer, parameter)
+            name_of[parameter]: (optimizer, group, parameter)
             for optimizer in self.optimizers
             for group in optimizer.param_groups
             for parameter in group["params"]
@@ -57,8 +58,8 @@ class NamedState:
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Return {parameter name: its state}; that of a parameter that was never updated is empty."""
         parameters = self._parameters()
-        state = {name: dict(optimizer.state.get(p, {})) for name, (optimizer, p) in parameters.items()}
-        name_of = {parameter: name for name, (_, parameter) in parameters.items()}
+        state = {name: dict(optimizer.state.get(p, {})) for name, (optimizer, _, p) in parameters.items()}
+        name_of = {parameter: name for name, (*_, parameter) in parameters.items()}
         groups = {
             name_of[group["params"][0]]: changed
             for group, made in zip(self._groups(), self._made, strict=True)
@@ -79,7 +80,7 @@ class NamedState:
                 f"without a state: {missing or 'none'}"
             )
         for name, state in saved.items():
-            optimizer, parameter = parameters[name]
+            optimizer, group, parameter = parameters[name]
             for key, value in state.items():
                 if not _fits(value, key, optimizer, parameter):
                     raise CheckpointError(
@@ -87,16 +88,16 @@ class NamedState:
                         f"has {tuple(parameter.shape)}"
                     )
             if state:
-                optimizer.state[parameter] = {key: _placed(value, parameter) for key, value in state.items()}
+                optimizer.state[parameter] = {key: _placed(value, parameter, group) for key, value in state.items()}
         for name, entries in groups.items():
-            optimizer, parameter = parameters[name]
-            group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-            group.update({key: _placed(value, parameter) for key, value in entries.items()})
+            _, group, parameter = parameters[name]
+            group.update({key: _placed(value, parameter, group) for key, value in entries.items()})
 
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a parameter group that can be state: numbers and tensors, but for the rate."""
-    return {k: v for k, v in group.items() if k not in {"params", "lr"} and isinstance(v, int | float | Tensor)}
+    """Return the entries of a parameter group that can be state: numbers and tensors, but for what a schedule sets."""
+    set_from_outside = {"params", "lr", "momentum"}
+    return {k: v for k, v in group.items() if k not in set_from_outside and isinstance(v, int | float | Tensor)}
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -111,9 +112,9 @@ def _fits(value: Any, key: str, optimizer: torch.optim.Optimizer, parameter: Ten
     return not known or not isinstance(value, Tensor) or value.ndim == 0 or value.shape == parameter.shape
 
 
-def _placed(value: Any, parameter: Tensor) -> Any:
-    """Return a loaded value on its parameter's device; counters (0-d) stay where the optimizer keeps them."""
+def _placed(value: Any, parameter: Tensor, group: Mapping[str, Any]) -> Any:
+    """Return a loaded value on its parameter's device; counters (0-d) are there for fused and capturable steps only."""
     if not isinstance(value, Tensor):
         return value
-    fused_counter = value.ndim == 0 and parameter.device.type != "cpu"
-    return value.to(parameter.device) if value.ndim or fused_counter else value
+    with_parameter = value.ndim > 0 or group.get("fused") or group.get("capturable")
+    return value.to(parameter.device) if with_parameter else value.cpu()
