@@ -194,3 +194,29 @@ def test_extra_state_is_no_weight(tmp_path: Path) -> None:
     assert line.endswith("0 unexpected, the model's extra state left as it is")
     saved = safetensors.torch.load_file(path / "model.safetensors")
     assert_loaded(model, {name: tensor for name, tensor in saved.items() if "extra" not in name})
+
+
+def test_what_is_to_be_left_stays_as_the_model_has_it(file: Path) -> None:
+    torch.manual_seed(1)
+    model = Net()
+    head = model.head.weight.detach().clone()
+    line = load_weights(model, file, leave=["head.*"])
+    assert line.endswith("7 of 7 tensors loaded, 0 missing or of another shape, 0 unexpected, 2 left as the model has them")
+    assert torch.equal(model.head.weight, head)
+    assert torch.equal(model.body.weight, safetensors.torch.load_file(file)["body.weight"])
+    load_weights(Net(classes=9), file, leave=["head.*"])
+    with pytest.raises(SettingError, match=r"weights_leave='hat\.\*' matches no tensor of Net; it has: body.weight"):
+        load_weights(model, file, leave=["hat.*"])
+
+
+def test_a_run_starts_from_the_newest_checkpoint_of_another(tmp_path: Path) -> None:
+    first = lehr.train(recipe(model=Net, steps=4, save=Save(every=2)), run_dir=tmp_path / "first")
+    assert first.model is not None
+    for weights in (tmp_path / "first", lambda: tmp_path / "first"):
+        trainer = lehr.Trainer(recipe(model=Net, weights=weights, weights_leave=("head.*",), steps=4))
+        assert torch.equal(trainer.model.body.weight, first.model.body.weight)
+        assert not torch.equal(trainer.model.head.weight, first.model.head.weight)
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "empty" / "recipe.json").write_text("{}")
+    with pytest.raises(SettingError, match="is a run without a checkpoint"):
+        lehr.Trainer(recipe(model=Net, weights=tmp_path / "empty"))

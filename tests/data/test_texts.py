@@ -139,6 +139,19 @@ def test_digits() -> None:
     assert sum(tuple(row.flatten().tolist()) in seen for row in splits.val[0]) == 0
 
 
+def test_some_of_the_digits() -> None:
+    whole, some = DigitsData().open(), DigitsData(digits=(5, 7), examples=20).open()
+    assert (len(some.train[0]), some.facts["num_classes"]) == (20, 2)
+    fives = DigitsData(digits=(7, 5)).open()
+    labels = torch.cat([whole.train[1], whole.val[1]])
+    assert int((fives.train[1] == 1).sum() + (fives.val[1] == 1).sum()) == int((labels == 5).sum())
+    with pytest.raises(DataError, match="data.examples=5000, but there are 289 training pictures"):
+        DigitsData(digits=(5, 7), examples=5000).open()
+    for wrong in ((5,), (5, 5), (5, 10)):
+        with pytest.raises(SettingError, match="give two or more different digits of 0 to 9"):
+            DigitsData(digits=wrong)
+
+
 def test_names_of_languages_and_territories() -> None:
     pairs = cldr_names()
     assert ("France", "法国") in pairs

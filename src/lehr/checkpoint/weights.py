@@ -16,12 +16,13 @@ from lehr.base.errors import SettingError
 __all__ = ["load_weights"]
 
 
-def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = ()) -> str:
+def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (), leave: Sequence[str] = ()) -> str:
     """Copy the tensors of a safetensors file (or of a checkpoint folder) into ``model``; returns a line about it.
 
     ``allow`` lists patterns (``head.*``) of names that may be missing from the file, extra in it, or of another
-    shape; any other mismatch is an error that lists the names, and changes nothing. Prefixes that wrappers put before
-    every name are left off.
+    shape; any other mismatch is an error that lists the names, and changes nothing. What a pattern of ``leave`` matches
+    stays as the model has it, even where the file has something that fits. Prefixes that wrappers put before every name
+    are left off.
     """
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     try:
@@ -34,10 +35,19 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
     for name, tensor in _tied(wanted).items():  # a file stores a tied weight once, under any of its names
         if name not in given and tensor in given:
             given[name] = given[tensor]
+    left = {n for n in wanted if _matches(n, leave)}
+    unused = [pattern for pattern in leave if not any(fnmatch.fnmatchcase(n, pattern) for n in left)]
+    if unused:
+        raise SettingError(
+            f"weights_leave={unused[0]!r} matches no tensor of {type(model).__name__}; it has: "
+            f"{', '.join(list(wanted)[:10])}{' ...' if len(wanted) > 10 else ''}"
+        )
+    wanted = {name: value for name, value in wanted.items() if name not in left}
+    given = {name: value for name, value in given.items() if not _matches(name, leave)}
     fits = [n for n in wanted if n in given and given[n].shape == wanted[n].shape]
     unfit = [n for n in wanted if n not in fits]
     extra = [n for n in given if n not in wanted]
-    refused = [n for n in unfit + extra if not any(fnmatch.fnmatchcase(n, pattern) for pattern in allow)]
+    refused = [n for n in unfit + extra if not _matches(n, allow)]
     counts = (
         f"{len(fits)} of {len(wanted)} tensors loaded, {len(unfit)} missing or of another shape, "
         f"{len(extra)} unexpected"
@@ -50,7 +60,13 @@ def load_weights(model: nn.Module, path: str | Path, *, allow: Sequence[str] = (
     with torch.no_grad():
         for name in fits:
             wanted[name].copy_(given[name])
-    return f"{file}: {counts}" + (", the model's extra state left as it is" if len(wanted) < len(everything) else "")
+    kept = f", {len(left)} left as the model has them" if left else ""
+    extras = ", the model's extra state left as it is" if any(map(_is_extra, everything)) else ""
+    return f"{file}: {counts}{kept}{extras}"
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _is_extra(name: str) -> bool:

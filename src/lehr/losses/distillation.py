@@ -162,8 +162,10 @@ class Distilled(Supervised):
         if isinstance(self.teacher, nn.Module):
             made: Any = self.teacher
         else:
-            with seeded(0, "teacher"):  # whatever making it draws, nothing else is drawn differently
-                made = self.teacher()
+            # whatever making it draws, nothing else is drawn differently; and it may be made by training it
+            with seeded(0, "teacher"), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+                with torch.autocast("cuda", enabled=False):
+                    made = self.teacher()
         if not isinstance(made, nn.Module):
             raise SettingError(f"teacher made a {type(made).__name__}; it must make a torch.nn.Module")
         own = {id(p) for p in model.parameters()}

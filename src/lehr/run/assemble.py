@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,7 +101,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     materialize(recipe, model, loader)
     weights_line = None
     if recipe.weights and not (store and store.paths()):  # a run that is gone on with has its own
-        weights_line = load_weights(model, recipe.weights, allow=recipe.weights_allow)
+        path = _weights(recipe.weights() if callable(recipe.weights) else recipe.weights)
+        weights_line = load_weights(model, path, allow=recipe.weights_allow, leave=recipe.weights_leave)
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
     optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
@@ -238,6 +240,17 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingError(f"device={name!r}, but this machine has no MPS device that torch can use; use device=cpu")
     return torch.device("cuda", ranks.local_rank) if str(device) == "cuda" else device
+
+
+def _weights(path: Path) -> Path:
+    """Return where the weights are: in a run, those of its newest checkpoint."""
+    folder = RunFolder(path)
+    if not folder.recipe.is_file():
+        return path
+    found = CheckpointStore(folder.checkpoints).newest()
+    if found is None:
+        raise SettingError(f"weights={str(path)!r} is a run without a checkpoint; resume it, or give another one")
+    return found.path
 
 
 def build_methods(given: Sequence[Any], context: RunContext) -> list[Method | Observer]:

@@ -44,7 +44,10 @@ def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
         "nothing stops early without stop.patience or stop.val_loss": [
             ("stop.min_steps", stop.min_steps > 0 and stop.patience is None and stop.val_loss is None)
         ],
-        "no weights are loaded": [("weights_allow", bool(recipe.weights_allow) and recipe.weights is None)],
+        "no weights are loaded": [
+            ("weights_allow", bool(recipe.weights_allow) and recipe.weights is None),
+            ("weights_leave", bool(recipe.weights_leave) and recipe.weights is None),
+        ],
     }
     for why, settings in unused.items():
         names = [name for name, holds in settings if holds]

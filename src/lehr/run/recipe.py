@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -159,10 +160,12 @@ class Recipe(Settings):
     """When to end before the last step."""
     track: Track = Track()
     """What to record."""
-    weights: Path | None = None
-    """A safetensors file or a checkpoint to start from."""
+    weights: Path | Callable[[], Path] | None = None
+    """A safetensors file, a checkpoint or a run to start from, or a function that returns where one is."""
     weights_allow: tuple[str, ...] = ()
     """Patterns of tensors that may be missing from `weights`, extra in it or of another shape, such as 'head.*'."""
+    weights_leave: tuple[str, ...] = ()
+    """Patterns of tensors that are not taken from `weights`, even where they fit: a new head."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1", "mps"; "auto" takes an accelerator where there is one."""
     threads: int | None = Field(default=None, ge=1, le=1024)
