@@ -50,8 +50,7 @@ def check_batch(
                 counted = objective.counts(output, target)
                 with torch.no_grad():
                     if objective.val_loss is not None:
-                        measured = describe_callable(objective.val_loss)
-                        _called(f"val_loss {measured}", lambda: objective.measured(output, target, batch), facts)
+                        _try_val_loss(objective, output, target, batch, facts)
                     for metric in metrics:
                         _try_metric(metric, objective, output, target, facts)
             else:
@@ -88,6 +87,14 @@ def _refuse_untrainable(model: nn.Module, objective: Objective) -> None:
                 f"the {type(module).__name__} {name!r} has sparse=True, but the norm of sparse gradients cannot be "
                 "taken together with the others'; use sparse=False"
             )
+
+
+def _try_val_loss(objective: Supervised, output: Any, target: Any, batch: Batch, facts: str) -> None:
+    name = f"val_loss={describe_callable(objective.val_loss)}"
+    try:
+        objective.measured(output, target, batch)
+    except Exception as error:
+        raise SettingError(f"{name} failed on the first batch: {type(error).__name__}: {error}; {facts}") from error
 
 
 def _try_metric(metric: Metric, objective: Supervised, output: Any, target: Any, facts: str) -> None:
