@@ -25,12 +25,18 @@ def tracking_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def refresh_norms(model: nn.Module, run_batch: Callable[[Batch], Any], batches: Iterable[Batch]) -> None:
+def refresh_norms(
+    model: nn.Module,
+    run_batch: Callable[[Batch], Any],
+    batches: Iterable[Batch],
+    *,
+    evaluating: Iterable[nn.Module] = (),
+) -> None:
     """Give the batch norms of ``model`` the mean, over ``batches``, of each batch's mean and variance.
 
-    ``run_batch`` calls the model, which is in training mode meanwhile, so that its dropout draws; a norm that its model
-    keeps out of training mode is left alone. Nothing happens to models without batch norm, and no batch is read for
-    them. Source: Izmailov et al. 2018, arXiv 1803.05407, section 3.2.
+    ``run_batch`` calls the model, which is in training mode meanwhile, so that its dropout draws. The modules
+    ``evaluating``, such as frozen norms, are in evaluation mode and keep their statistics. Nothing happens to models
+    without batch norm, and no batch is read for them. Source: Izmailov et al. 2018, arXiv 1803.05407, section 3.2.
 
     >>> norm = nn.BatchNorm1d(1, momentum=0.1)
     >>> refresh_norms(norm, norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [5.0]])])
@@ -39,6 +45,8 @@ def refresh_norms(model: nn.Module, run_batch: Callable[[Batch], Any], batches: 
     """
     modes = [(module, module.training) for module in model.modules()]
     model.train()
+    for module in evaluating:
+        module.training = False
     norms = [norm for norm in tracking_norms(model) if norm.training]
     momenta = [norm.momentum for norm in norms]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -26,32 +27,33 @@ __all__ = ["SWA"]
 
 
 class SWA(Settings):
-    """Settings of `lehr.averaging.SWA`: weights are taken at ``start`` and then each ``every``.
+    """Settings of `lehr.averaging.SWA`: from ``start`` on, weights are taken at each multiple of ``every``.
 
-    Evaluations report its values as ``swa_loss`` and so on; until the start they are the model's own. With a schedule
-    that restarts, let ``every`` be the length of a cycle and ``start`` the end of one.
+    Evaluations report its values as ``swa_loss`` and so on; until the first are taken, they are the model's own. With a
+    schedule that restarts, let ``every`` be the length of a cycle.
     """
 
     prefix: ClassVar[str] = "swa"
 
     start: DurationSetting = Duration(75, "%")
-    """After how much of the run the first weights are taken."""
+    """Before this, none are taken."""
     every: DurationSetting = Duration(1, "%")
-    """How often further ones are taken; each step where that is less than a step."""
+    """How often weights are taken, counted from the run's beginning; at each step where that is less than one."""
     batches: int = Field(default=50, ge=1)
     """How many training batches, spread over the data, the statistics of batch norm are made of for an evaluation."""
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
-        start = self.start.steps(context.run)
-        if start > context.run.steps:
-            raise SettingError(
-                f"methods.swa.start={self.start} is step {start}, but the run ends at {context.run.steps}; start "
-                "earlier, such as '75%'"
-            )
         if self.every.value == 0:
             raise SettingError(f"methods.swa.every={self.every} is never and always; give 1 or more")
-        return SWAMethod(context, start=start, every=max(1, self.every.steps(context.run)), batches=self.batches)
+        start, every = self.start.steps(context.run), max(1, self.every.steps(context.run))
+        first = max(1, math.ceil(start / every)) * every
+        if first > context.run.steps:
+            raise SettingError(
+                f"methods.swa.start={self.start} and every={self.every} take the first weights at step {first}, but "
+                f"the run ends at {context.run.steps}; start earlier, such as '75%', or take them more often"
+            )
+        return SWAMethod(context, start=start, every=every, batches=self.batches)
 
 
 class SWAMethod(Method):
@@ -63,10 +65,14 @@ class SWAMethod(Method):
     def __init__(self, context: RunContext, *, start: int, every: int, batches: int) -> None:
         self._context, self._start, self._every, self._batches = context, start, every, batches
         self._average = averaging.SWA(context.model)
+        self._modules = dict(context.model.named_modules())
+        self._evaluating: list[str] = []
 
     def step_end(self, model: nn.Module, place: Place) -> None:
-        if place.step >= self._start and (place.step - self._start) % self._every == 0:
+        if place.step >= self._start and place.step % self._every == 0:
             self._average.update()
+            # what training has in evaluation mode, such as frozen norms, is so when norms are made anew
+            self._evaluating = [name for name, module in self._modules.items() if not module.training]
 
     @contextlib.contextmanager
     def put_in(self) -> Iterator[None]:
@@ -77,7 +83,8 @@ class SWAMethod(Method):
         with self._average.put_in(), KeptBuffers(self._context.model).kept():
             # dropout and augmentation draw here; the run's own draws are as if they did not
             with seeds.seeded(self._context.seed, "swa", self._context.rank):
-                averaging.refresh_norms(self._context.model, self._run, self._some_batches())
+                evaluating = [self._modules[name] for name in self._evaluating]
+                averaging.refresh_norms(self._context.model, self._run, self._some_batches(), evaluating=evaluating)
             _share_statistics(self._context.model, Ranks(self._context.rank, self._context.world))
             yield
 
@@ -97,10 +104,11 @@ class SWAMethod(Method):
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        return self._average.state_dict()
+        return {"average": self._average.state_dict(), "evaluating": self._evaluating}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self._average.load_state_dict(state)
+        self._average.load_state_dict(state["average"])
+        self._evaluating = list(state["evaluating"])
 
 
 @torch.no_grad()
