@@ -8,7 +8,7 @@ from typing import Any
 
 from lehr.reporting.read import RunRecords
 
-__all__ = ["COLORS", "figures", "line_figure"]
+__all__ = ["COLORS", "Figure", "figures", "frame", "line_figure"]
 
 COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 """One color per run; validation is the same color, with markers."""
@@ -130,27 +130,32 @@ def line_figure(
     return {
         "title": title,
         "data": traces,
-        "layout": {
-            "height": 320,
-            "margin": {"l": 64, "r": 20, "t": 24, "b": 56},
-            "xaxis": {
-                "title": {"text": "step", "standoff": 8},
-                "unifiedhovertitle": {"text": "step %{x}"},
-                "gridcolor": "#e5e7eb",
-                "zeroline": False,
-            },
-            "yaxis": {
-                "title": {"text": unit},
-                "type": "log" if log else "linear",
-                "gridcolor": "#e5e7eb",
-                "zeroline": False,
-            },
-            "plot_bgcolor": "white",
-            "paper_bgcolor": "white",
-            "hovermode": "x unified",
-            "showlegend": len(traces) > 1,
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
-            "shapes": [],
-            "annotations": [],
+        "layout": frame(unit, log=log, legend=len(traces) > 1),
+    }
+
+
+def frame(unit: str, *, log: bool = False, legend: bool = False) -> dict[str, Any]:
+    """Return the layout of a figure over steps, with ``unit`` at its other axis."""
+    return {
+        "height": 320,
+        "margin": {"l": 64, "r": 20, "t": 24, "b": 56},
+        "xaxis": {
+            "title": {"text": "step", "standoff": 8},
+            "unifiedhovertitle": {"text": "step %{x}"},
+            "gridcolor": "#e5e7eb",
+            "zeroline": False,
         },
+        "yaxis": {
+            "title": {"text": unit},
+            "type": "log" if log else "linear",
+            "gridcolor": "#e5e7eb",
+            "zeroline": False,
+        },
+        "plot_bgcolor": "white",
+        "paper_bgcolor": "white",
+        "hovermode": "x unified",
+        "showlegend": legend,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        "shapes": [],
+        "annotations": [],
     }
