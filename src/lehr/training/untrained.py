@@ -19,6 +19,8 @@ PATIENCE = 10
 class Untrained:
     """Looks at the gradients of the first steps of a process and warns of trainable parameters that nothing reaches.
 
+    Parameters that are frozen at the first step, as a method may have it for a while, are not looked at.
+
     >>> model = nn.Linear(2, 2)
     >>> Untrained(model, [torch.optim.SGD([model.weight], lr=1.0)]).not_held
     ['bias']
@@ -29,15 +31,18 @@ class Untrained:
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.not_held = [name for name, p in trainable.items() if p not in held]
         self._parameters = {name: p for name, p in trainable.items() if p in held}
-        self._norms = torch.zeros(len(self._parameters))
+        self._norms = torch.zeros(())
         self._looked = 0
 
     def look(self) -> bool:
         """Look at the gradients of one step; returns whether there is nothing more to look for."""
         if self._looked == 0:
+            self._parameters = {name: p for name, p in self._parameters.items() if p.requires_grad}
             without = [name for name, p in self._parameters.items() if p.grad is None]
             self._warn(self.not_held, "are in no optimizer")
             self._warn(without, "got no gradient in the first step: the loss does not depend on them")
+        if not self._parameters:
+            return True
         gradients = [torch.zeros(()) if p.grad is None else p.grad for p in self._parameters.values()]
         self._norms = self._norms.to(gradients[0].device) + torch.stack(
             [norm.to(gradients[0].device).float() for norm in torch._foreach_norm(gradients)]

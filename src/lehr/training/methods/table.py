@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from lehr.base.tables import Row, Table
+from lehr.training.methods.adaptive_clip import AdaptiveGradientClipping
+from lehr.training.methods.centralize import GradientCentralization
+from lehr.training.methods.clip_value import ClipByValue
 from lehr.training.methods.cutmix import CutMix
 from lehr.training.methods.ema import EMA
+from lehr.training.methods.gradient_noise import GradientNoise
 from lehr.training.methods.mixup import Mixup
+from lehr.training.methods.penalty import ElasticNet, L1Penalty, L2Penalty
+from lehr.training.methods.proximal_l1 import ProximalL1
 from lehr.training.methods.swa import SWA
+from lehr.training.methods.unfreeze import GradualUnfreezing
 
 __all__ = ["METHODS"]
 
@@ -17,5 +24,59 @@ METHODS = Table(
         Row(name="swa", make=SWA, summary="equal average of the weights late in the run, evaluated beside them"),
         Row(name="mixup", make=Mixup, summary="weighted sums of two samples and of their labels"),
         Row(name="cutmix", make=CutMix, summary="a box of another picture in each, and its label by area"),
+        Row(
+            name="clip_by_value",
+            make=ClipByValue,
+            summary="clamps each element of the gradients",
+            choose="want a bound on each element; by norm is the usual choice",
+        ),
+        Row(
+            name="adaptive_gradient_clipping",
+            make=AdaptiveGradientClipping,
+            summary="clips each unit's gradient against the size of its weights",
+            choose="train a network without batch norm on large batches",
+        ),
+        Row(
+            name="gradient_noise",
+            make=GradientNoise,
+            summary="adds normal noise to the gradients, which fades with the step",
+            choose="train a very deep plain network that gets stuck at the start",
+        ),
+        Row(
+            name="gradient_centralization",
+            make=GradientCentralization,
+            summary="subtracts from each output's gradient its mean",
+            choose="train a convolutional network from scratch and can afford to compare",
+        ),
+        Row(
+            name="l1_penalty",
+            make=L1Penalty,
+            summary="adds the sum of absolute weights to the loss",
+            choose="want small weights by absolute value; for zeros there is proximal_l1",
+        ),
+        Row(
+            name="l2_penalty",
+            make=L2Penalty,
+            summary="adds the sum of squared weights to the loss",
+            choose="need the penalty in the loss itself; weight decay is the usual choice",
+        ),
+        Row(
+            name="elastic_net",
+            make=ElasticNet,
+            summary="adds absolute and squared weights to the loss",
+            choose="want L1 where features are correlated",
+        ),
+        Row(
+            name="proximal_l1",
+            make=ProximalL1,
+            summary="thresholds the weights after each update: exact zeros",
+            choose="want a sparse model",
+        ),
+        Row(
+            name="gradual_unfreezing",
+            make=GradualUnfreezing,
+            summary="trains the uppermost block first, one more from the top each epoch",
+            choose="fine-tune a trained model on little data",
+        ),
     ],
 )
