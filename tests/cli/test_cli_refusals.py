@@ -54,7 +54,7 @@ SETTINGS = {
     "in a function": (["digits", "--set", "objective.loss.x=3"], "'objective.loss' is lehr.losses.cross_entropy.cross_"),
     "no length": (["digits", "--set", "epochs=none"], "a run needs steps= or epochs=, one of them; given: neither"),
     "short": (["digits", "--set", "epochs=0.001"], "epochs=0.001 is less than one update; an epoch has 23"),
-    "objective": (["digits", "--set", "objective=mse"], "objective='mse' cannot be called; give a loss(output, target)"),
+    "objective": (["digits", "--set", "objective=crossentropy"], "unknown loss 'crossentropy' (did you mean 'cross_entropy'?)"),
     "model": (["digits", "--set", "model=foo"], "model='foo' cannot make a model; give a class or function"),
     "threads": (["digits", "--set", "threads=0"], "threads='0' is refused: input should be greater than or equal to 1"),
     "device": (["digits", "--set", "device=cud"], "device='cud' is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or"),
