@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a number that is none": (lambda: recipe(clip=float("nan")), "clip=nan is refused: input should be a finite number"),
     "a model that was made": (lambda: recipe(model=Mlp()), "model is an instance of Mlp; give what makes it"),
     "no model": (lambda: recipe(model=3), "model=3 cannot make a model; give a class or function without arguments"),
-    "an unknown optimizer": (lambda: recipe(optim="adamm"), r"unknown optimizer 'adamm' \(did you mean 'adamw'\?\); known: "),
+    "an unknown optimizer": (lambda: recipe(optim="adamww"), r"unknown optimizer 'adamww' \(did you mean 'adamw'\?\); known: "),
     "an optimizer that was made": (
         lambda: recipe(optim=torch.optim.SGD([torch.zeros(1, requires_grad=True)])),
         "cannot build an optimizer; give a name .*or settings with build",
@@ -48,7 +48,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "evaluate.monitor='exact' is not measured; known: loss$",
     ),
-    "an objective that is none": (lambda: recipe(objective="mse"), "objective='mse' cannot be called; give a loss"),
+    "an objective that is none": (lambda: recipe(objective=3), "objective=3 cannot be called; give a loss"),
+    "an unknown loss": (lambda: recipe(objective="mean"), r"unknown loss 'mean'"),
     "a precision with a slip": (lambda: recipe(precision="bf61"), r"precision='bf61' is refused.*\(did you mean 'bf16'\?\)"),
     "a duration that is none": (lambda: Track(every="often"), "'often' is not a duration; write a number of steps"),
     "a required field": (lambda: Recipe(data=lehr.Data(train=points()), objective=len, steps=1), "Recipe needs 'model'"),

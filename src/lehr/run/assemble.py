@@ -36,7 +36,7 @@ from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import ModelSettings, Recipe
 from lehr.run.saver import Saver
-from lehr.schedules.schedule import Schedule, ScheduleSettings
+from lehr.schedules.schedule import Schedule, ScheduleSettings, observers
 from lehr.track.guard import Guarded
 from lehr.track.jsonl import JsonlTracker
 from lehr.track.tensorboard import TensorBoardTracker
@@ -93,7 +93,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     run, every = lengths(recipe, loader, splits.facts)
     total_steps = run.steps
     warn_of_no_effect(recipe, splits, loader)
-    stopping = _stopping(recipe, splits)
+    stopping = _stopping(recipe, splits, run)
     monitor, goal = stopping.monitor, stopping.goal
     store = CheckpointStore(folder.checkpoints, keep=recipe.save.keep, goal=goal, monitor=monitor) if folder else None
     # the model under its own seed, so that its weights depend on nothing else
@@ -106,7 +106,9 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
     optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
-    schedule, momentum = resolve_schedule(recipe, run), resolve_momentum(recipe, run, optimizers)
+    schedule = resolve_schedule(recipe, run)
+    momentum = resolve_momentum(recipe, run, optimizers)
+    watchers = _watchers(recipe, schedule, optimizers, splits)
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
@@ -129,7 +131,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     )
     methods = build_methods(recipe.methods, context)
     averages = [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]
-    listeners = Listeners([*methods, stopping, *([compiled] if compiled else [])])
+    listeners = Listeners([*methods, *watchers, stopping, *([compiled] if compiled else [])])
     # sharing gradients last: it hooks into the parameters as they now are
     shared = share_gradients(called, ranks, device)
 
@@ -168,7 +170,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     }
     if update.scaler is not None:
         parts["scaler"] = update.scaler
-    saver = Saver(store, parts, ranks=ranks, note=environment | {"monitor": monitor})
+    saver = Saver(store, parts, ranks=ranks, note=environment | {"monitor": monitor}, keeps=every.keeps)
     trouble = Trouble(
         nonfinite=recipe.nonfinite,
         max_in_a_row=recipe.max_skipped,
@@ -310,10 +312,17 @@ def lengths(recipe: Recipe, loader: Loader, facts: Mapping[str, Any]) -> tuple[R
             raise SettingError(f"{name}={length} is never and always; give 1 or more, or more than {total} for never")
         return max(1, length.steps(run))
 
+    keep = None if recipe.save.keep_every is None else steps("save.keep_every", recipe.save.keep_every)
+    if keep is not None and keep > total:
+        raise SettingError(
+            f"save.keep_every={recipe.save.keep_every} is {keep} steps, but the run ends at {total}, so nothing would be "
+            "kept; use at most '100%'"
+        )
     return run, Every(
         record=steps("track.every", recipe.track.every),
         evaluate=steps("evaluate.every", recipe.evaluate.every),
         save=steps("save.every", recipe.save.every),
+        keep=keep,
     )
 
 
@@ -331,16 +340,35 @@ def resolve_momentum(recipe: Recipe, run: RunLength, optimizers: Sequence[torch.
     return momentum
 
 
+def _watchers(
+    recipe: Recipe, schedule: Schedule, optimizers: Sequence[torch.optim.Optimizer], splits: Splits
+) -> list[Observer]:
+    """Return the parts of a schedule that go by evaluations, and refuse a schedule that this run cannot have."""
+    if getattr(recipe.schedule, "absolute", False):
+        highest = max(group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
+        if highest != 1:
+            raise SettingError(
+                f"the schedule gives rates, not factors, but the base rate is {highest:g}; set optim.lr=1, or use "
+                "inverse_sqrt, whose peak is optim.lr"
+            )
+    watchers = observers(schedule)
+    for watcher in watchers:
+        recipe.check_measured("schedule.monitor", watcher.monitor)  # type: ignore[attr-defined]
+        if splits.val is None:
+            raise SettingError("a plateau goes by validations; give Data(val=...), or another schedule")
+    return watchers
+
+
 def counts_tokens(objective: Objective) -> bool:
     """Whether the objective's count is a number of tokens."""
     return getattr(objective, "unit", "sample") == "token"
 
 
-def _stopping(recipe: Recipe, splits: Splits) -> Stopping:
+def _stopping(recipe: Recipe, splits: Splits, run: RunLength) -> Stopping:
     stop = recipe.stop
     if splits.val is None and (stop.val_loss is not None or stop.patience is not None):
         raise SettingError("stop.val_loss and stop.patience need validation data; give Data(val=...)")
-    return Stopping(stop, monitor=recipe.evaluate.monitor, goal=recipe.goal)
+    return Stopping(stop, monitor=recipe.evaluate.monitor, goal=recipe.goal, min_steps=stop.min_steps.steps(run))
 
 
 def _latch(

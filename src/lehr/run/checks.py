@@ -42,7 +42,7 @@ def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
         ],
         "nothing stops early without stop.patience": [("stop.min_delta", stop.min_delta > 0 and stop.patience is None)],
         "nothing stops early without stop.patience or stop.val_loss": [
-            ("stop.min_steps", stop.min_steps > 0 and stop.patience is None and stop.val_loss is None)
+            ("stop.min_steps", stop.min_steps.value > 0 and stop.patience is None and stop.val_loss is None)
         ],
         "no weights are loaded": [
             ("weights_allow", bool(recipe.weights_allow) and recipe.weights is None),
@@ -90,6 +90,11 @@ def _without_shape(model: nn.Module) -> list[str]:
     return [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
 
 
+def _has_trainable(module: nn.Module) -> bool:
+    """Whether a module has parameters of its own that train: a frozen norm is in evaluation mode on purpose."""
+    return any(parameter.requires_grad for parameter in module.parameters(False))
+
+
 def preflight(
     recipe: Recipe,
     model: nn.Module,
@@ -99,11 +104,11 @@ def preflight(
     device: torch.device,
 ) -> None:
     """Try the first batch, and put the loader back before it."""
-    in_eval = [name for name, m in model.named_modules() if not m.training and any(True for _ in m.parameters(False))]
+    in_eval = [name for name, m in model.named_modules() if not m.training and _has_trainable(m)]
     if in_eval:
         warnings.warn(
-            f"{len(in_eval)} modules with parameters are in evaluation mode (first: {in_eval[0] or 'the model'!r}) and "
-            "stay so; call model.train() where the model is made if that is not meant",
+            f"{len(in_eval)} modules with parameters to train are in evaluation mode (first: "
+            f"{in_eval[0] or 'the model'!r}) and stay so; call model.train() where the model is made if that is not meant",
             LehrWarning,
             stacklevel=3,
         )

@@ -19,6 +19,7 @@ from lehr.losses.objective import as_objective
 from lehr.metrics.metric import Metric
 from lehr.metrics.table import METRICS
 from lehr.optim.table import OPTIMIZERS
+from lehr.schedules.expression import parse
 from lehr.schedules.schedule import ScheduleSettings
 from lehr.schedules.table import SCHEDULES
 from lehr.training.methods.table import METHODS
@@ -62,6 +63,8 @@ class Save(Settings):
     """How often."""
     keep: int = Field(default=2, ge=1)
     """How many of the newest to keep, beside the best."""
+    keep_every: DurationSetting | None = None
+    """How often to write a checkpoint that is never removed: the end of each cycle, for a snapshot ensemble."""
     best: bool = True
     """Whether to save whenever the monitored value is the best so far."""
 
@@ -83,6 +86,10 @@ def _from_table(table: Table) -> BeforeValidator:
         return table[given].make() if isinstance(given, str) else given
 
     return BeforeValidator(read)
+
+
+def _schedule(given: Any) -> Any:
+    return parse(given) if isinstance(given, str) else given
 
 
 def _methods(given: Any) -> Any:
@@ -132,8 +139,9 @@ class Recipe(Settings):
     """What evaluations report beside the loss; names or `Metric` objects."""
     optim: Annotated[Any, _from_table(OPTIMIZERS)] = Field(default_factory=lambda: OPTIMIZERS["adamw"].make())
     """The optimizer: settings or a name."""
-    schedule: Annotated[Any, _from_table(SCHEDULES)] = Field(default_factory=lambda: SCHEDULES["constant"].make())
-    """The factor on the rates over the run: settings, a name, or a function of the step."""
+    schedule: Annotated[Any, BeforeValidator(_schedule)] = Field(default_factory=lambda: SCHEDULES["constant"].make())
+    """The factor on the rates over the run: settings, a name, an expression such as "warmup(5%) then cosine", or a
+    function of the step."""
     methods: Annotated[tuple[Any, ...], BeforeValidator(_methods)] = ()
     """Methods and observers, called in this order: names, settings or objects."""
     steps: int | None = Field(default=None, ge=1)
@@ -197,11 +205,13 @@ class Recipe(Settings):
         twice = next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None)
         if twice is not None:
             raise SettingError(f"methods: {twice!r} is there twice, so their values would have the same names")
-        if self.evaluate.monitor not in self._goals():
-            raise SettingError(
-                f"evaluate.monitor={self.evaluate.monitor!r} is not measured; known: {', '.join(self._goals())}"
-            )
+        self.check_measured("evaluate.monitor", self.evaluate.monitor)
         return self
+
+    def check_measured(self, setting: str, value: str) -> None:
+        """Refuse the name of a value that evaluations do not have."""
+        if value not in self._goals():
+            raise SettingError(f"{setting}={value!r} is not measured; known: {', '.join(self._goals())}")
 
     @property
     def goal(self) -> Literal["min", "max"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lehr.base.protocols import Stateful
@@ -25,14 +25,18 @@ class Saver:
         *,
         ranks: Ranks,
         note: Mapping[str, Any],
+        keeps: Callable[[int], bool],
     ) -> None:
         self.store, self.parts, self.ranks, self.note = store, dict(parts), ranks, note
+        self.keeps = keeps
+        """Whether the checkpoint of a step is never to be removed."""
 
     def __call__(self, step: int, value: float | None) -> str:
         """Write a checkpoint; returns its folder, or nothing for a run without a folder."""
         path = ""
         if self.store is not None and self.ranks.main:
-            path = str(self.store.save(step, capture(self.parts), value=value, note=self.note))
+            state, keep = capture(self.parts), self.keeps(step)
+            path = str(self.store.save(step, state, value=value, keep=keep, note=self.note))
         barrier(self.ranks)
         return path
 
