@@ -262,3 +262,17 @@ def test_the_teacher_runs_under_the_same_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, _ = Distilled(loss=cross_entropy, teacher=teacher)(Mlp(), (x, y))
     assert seen == [torch.bfloat16] and total.dtype == torch.float32
+
+
+def test_the_teacher_follows_the_inputs_to_their_device() -> None:
+    made: list[Mlp] = []
+
+    def make() -> Mlp:
+        made.append(Mlp())
+        return made[-1]
+
+    objective, (x, y) = Distilled(loss=cross_entropy, teacher=make), points(8)
+    objective(Mlp(), (x, y))
+    assert {v.device.type for v in made[0].state_dict().values()} == {"cpu"}
+    total, _ = objective(Mlp().to("meta"), (x.to("meta"), y.to("meta")))
+    assert {v.device.type for v in made[0].state_dict().values()} == {total.device.type} == {"meta"}
