@@ -164,8 +164,8 @@ def schedule_free_step(
 ) -> None:
     """Change y and z in place: ``z -= lr (d + weight_decay y)``; ``x = (1 - share) x + share z``; y between the two.
 
-    A tensor's share is ``lr^2`` over the sum of the squares of all rates so far, this one's included. x is not stored: as
-    ``y = (1 - mix) z + mix x``, y moves by ``share`` of its way to the old z, and against the direction by
+    A tensor's share is ``lr^2`` over the sum of the squares of all rates so far, this one's included. x is not stored:
+    as ``y = (1 - mix) z + mix x``, y moves by ``share`` of its way to the old z, and against the direction by
     ``lr (1 - mix (1 - share))``.
 
     >>> y, z = [torch.tensor([1.0])], [torch.tensor([1.0])]
