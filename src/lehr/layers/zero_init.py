@@ -20,12 +20,12 @@ def modules_like(model: nn.Module, *patterns: str) -> dict[str, nn.Module]:
     >>> list(modules_like(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), "0"))
     ['0']
     """
-    named = dict(model.named_modules())
+    named = {name: module for name, module in model.named_modules() if name}
     found: dict[str, nn.Module] = {}
     for pattern in patterns:
         matching = {name: module for name, module in named.items() if fnmatchcase(name, pattern)}
         if not matching:
-            some = ", ".join(name for name in list(named)[1:9])
+            some = ", ".join(name for name in list(named)[:8])
             raise SettingError(f"no module of {type(model).__name__} matches {pattern!r}; its first ones: {some}")
         found |= matching
     return found
