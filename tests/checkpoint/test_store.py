@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lehr.base.errors import CheckpointError
+from lehr.base.errors import CheckpointError, LehrWarning
 from lehr.checkpoint import CheckpointStore, files
 
 
@@ -314,3 +314,17 @@ def test_where_all_that_have_a_value_are_damaged_the_newest_is_the_best_there_is
     found = store.best()
     assert found is not None and found.step == 2
     assert "step-00000001: model.safetensors has" in found.passed_over[0]
+
+
+def test_one_that_is_to_be_kept_is_never_removed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    for step in range(1, 8):
+        store.save(step, state(0.0), value=float(step), keep=step % 3 == 0)
+    assert [path.name for path in store.paths()] == [f"step-{step:08d}" for step in (1, 3, 6, 7)]
+    assert [found.step for found in store.kept()] == [3, 6]
+    again = CheckpointStore(tmp_path, keep=1)  # which is asked for no such thing
+    again.save(8, state(0.0), value=0.0)
+    assert [found.step for found in again.kept()] == [3, 6]
+    (tmp_path / "step-00000003" / "model.safetensors").write_bytes(b"")
+    with pytest.warns(LehrWarning, match="passed over a damaged checkpoint: step-00000003: model.safetensors has 0"):
+        assert [found.step for found in again.kept()] == [6]

@@ -110,6 +110,7 @@ def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Count
                        "evaluate": Evaluate()},
         "samples": on(SAMPLES, batch_size=8, workers=1),
         "distilled": {"objective": Distilled(loss=label_smoothing, val_loss=cross_entropy, teacher=Mlp)},
+        "snapshots": {"save": Save(keep_every=1)},
         "weights": {"weights": tmp_path / "samples" / "checkpoints" / "step-00000002"},
     }  # fmt: skip
     for name, changes in ways.items():

@@ -68,12 +68,13 @@ class CheckpointStore:
         parts: Mapping[str, Any],
         *,
         value: float | None = None,
+        keep: bool = False,
         note: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write one checkpoint, verify it, then let go of old ones; returns its folder.
 
-        ``value`` is what the best checkpoint is chosen by, ``note`` is kept in the manifest. A failure raises
-        `CheckpointError` and leaves every earlier checkpoint as it was.
+        ``value`` is what the best checkpoint is chosen by, and ``note`` is for the manifest. One to ``keep`` is never
+        removed. A failure raises `CheckpointError` and leaves every earlier checkpoint as it was.
         """
         final = self.folder / f"step-{step:08d}"
         staged = self.folder / f".partial-{final.name}-{os.getpid()}"
@@ -84,6 +85,7 @@ class CheckpointStore:
                 "format": FORMAT,
                 "step": step,
                 "value": value,
+                "kept": keep,
                 "note": dict(note or {}),
                 "files": hashes,
             }
@@ -102,7 +104,7 @@ class CheckpointStore:
         return f"the checkpoint of step {step} could not be written to {self.folder}: {error}. {held}"
 
     def _let_go(self, just_saved: Path) -> None:
-        """Remove what is neither among the newest ``keep`` nor the best; only called after a verified save.
+        """Remove what is not to be kept, nor the best, nor among the newest ``keep``; only after a verified save.
 
         Only those that verify are counted, or one that is damaged would take the place of the best; they are looked at
         once in a process, when first they would be kept. What is damaged stays.
@@ -111,7 +113,7 @@ class CheckpointStore:
         paths = self.paths()
         newest = itertools.islice(filter(self._is_intact, reversed(paths)), self.keep)
         best = itertools.islice(filter(self._is_intact, self._ranked()), 1)
-        kept = {*newest, *best, just_saved}
+        kept = {*newest, *best, *(path for path in paths if self._told(path).get("kept")), just_saved}
         for path in paths:
             if path not in kept and self._intact.get(path.name, True):
                 try:
@@ -165,12 +167,29 @@ class CheckpointStore:
 
     def _value(self, path: Path) -> float | None:
         """Return a checkpoint's value, unless the run went by another one (``note["monitor"]``) when it was saved."""
+        manifest = self._told(path)
+        value, monitor = manifest.get("value"), manifest.get("note", {}).get("monitor", self.monitor)
+        return float(value) if value is not None and self.monitor in {None, monitor} else None
+
+    def _told(self, path: Path) -> dict[str, Any]:
+        """Return a checkpoint's manifest unverified, with nothing in it where it cannot be read."""
         try:
             manifest = json.loads((path / "manifest.json").read_bytes())
-            value, monitor = manifest["value"], manifest["note"].get("monitor", self.monitor)
-        except (OSError, ValueError, KeyError):
-            return None
-        return float(value) if value is not None and self.monitor in {None, monitor} else None
+        except (OSError, ValueError):
+            return {}
+        return manifest if isinstance(manifest, dict) else {}
+
+    def kept(self) -> list[Found]:
+        """Return those that were saved to be kept, oldest first; damaged ones are passed over with a warning."""
+        found = []
+        for path in self.paths():
+            if self._told(path).get("kept"):
+                checked = self._check(path)
+                if isinstance(checked, Found):
+                    found.append(checked)
+                else:
+                    warnings.warn(f"passed over a damaged checkpoint: {checked}", LehrWarning, stacklevel=2)
+        return found
 
     def _first_intact(self, paths: Any) -> Found | None:
         passed_over: list[str] = []

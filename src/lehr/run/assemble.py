@@ -315,8 +315,8 @@ def lengths(recipe: Recipe, loader: Loader, facts: Mapping[str, Any]) -> tuple[R
     keep = None if recipe.save.keep_every is None else steps("save.keep_every", recipe.save.keep_every)
     if keep is not None and keep > total:
         raise SettingError(
-            f"save.keep_every={recipe.save.keep_every} is {keep} steps, but the run ends at {total}, so nothing would be "
-            "kept; use at most '100%'"
+            f"save.keep_every={recipe.save.keep_every} is {keep} steps, but the run ends at {total}, so nothing would "
+            "be kept; use at most '100%'"
         )
     return run, Every(
         record=steps("track.every", recipe.track.every),
