@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lehr.base.durations import RunLength
 from lehr.base.errors import SettingError
+from lehr.base.tables import Row
 from lehr.schedules import SCHEDULES, Constant, WarmupCosine, WarmupLinear, constant, warmup_cosine, warmup_linear
 
 TOTAL = 500
@@ -89,14 +92,60 @@ def test_cosine_by_hand() -> None:
     assert warmup_cosine(25, total=100) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
-@pytest.mark.parametrize("row", SCHEDULES.values(), ids=list(SCHEDULES))
-def test_every_row_of_the_table_resolves_and_is_pure(row: object) -> None:
-    schedule = row.make().resolve(RunLength(100, 10))  # type: ignore[attr-defined]
+every_row = pytest.mark.parametrize("row", SCHEDULES.values(), ids=list(SCHEDULES))
+
+
+@every_row
+def test_every_row_of_the_table_resolves_and_is_pure(row: Row) -> None:
+    schedule = row.make().resolve(RunLength(100, 10))
     forwards = [schedule(step) for step in range(100)]
     backwards = [schedule(step) for step in reversed(range(100))][::-1]
     assert forwards == backwards
     assert all(isinstance(f, float) and 0 <= f <= 1 for f in forwards)
-    assert row.summary  # type: ignore[attr-defined]
+    assert row.summary and row.choose
+
+
+@every_row
+def test_every_row_keeps_its_last_value_past_its_end(row: Row) -> None:
+    schedule = row.make(length=96).resolve(RunLength(100))
+    kept = {schedule(step) for step in range(96, 200)}
+    assert len(kept) == 1
+    assert kept.pop() == pytest.approx(schedule(95), abs=0.06)  # a cosine's last value comes one step later
+
+
+@every_row
+@given(steps=st.integers(20, 5000))
+@settings(max_examples=15, deadline=None)
+def test_every_row_stays_in_bounds_over_any_run(row: Row, steps: int) -> None:
+    schedule = row.make().resolve(RunLength(steps))
+    assert all(0 <= schedule(step) <= 1 for step in range(0, steps + 5, max(1, steps // 50)))
+
+
+@every_row
+def test_a_length_beyond_the_run_is_refused(row: Row) -> None:
+    with pytest.raises(SettingError, match="lasts 101 steps, but the run has 100; use at most 100"):
+        row.make(length=101).resolve(RunLength(100))
+
+
+@every_row
+def test_a_negative_length_is_refused(row: Row) -> None:
+    with pytest.raises(SettingError, match="not a duration"):
+        row.make(length=-5)
+
+
+@every_row
+def test_a_length_of_no_steps_is_refused_but_for_a_warm_up(row: Row) -> None:
+    made = row.make(length=0)
+    if row.name == "warmup":
+        assert made.resolve(RunLength(100))(0) == 1
+    else:
+        with pytest.raises(SettingError, match="length=0 steps is 0 steps of a run of 100; give 1 or more"):
+            made.resolve(RunLength(100))
+
+
+def test_no_schedule_needs_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from lehr.schedules import parse; parse('warmup then cosine')"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_warm_up_in_units() -> None:

@@ -126,18 +126,17 @@ def from_torch(scheduler: LRScheduler) -> Schedule:
     >>> [round(schedule(step), 3) for step in (0, 1, 2, 4)]
     [1.0, 1.0, 0.1, 0.01]
     """
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise SettingError("ReduceLROnPlateau goes by measured values, not by the step; use lehr's plateau")
     kinds = list(_with_inner(scheduler))
     if any(isinstance(kind, ReduceLROnPlateau) for kind in kinds):
-        raise SettingError("it holds a ReduceLROnPlateau, which goes by measured values; use lehr's plateau")
+        raise SettingError("ReduceLROnPlateau goes by measured values, not by the step; use lehr's plateau")
     if any(getattr(kind, "cycle_momentum", False) for kind in kinds):
         raise SettingError(
             "it cycles the momentum too, which a schedule from torch cannot; make it with cycle_momentum=False, or use "
             "lehr's one_cycle or cyclic with cycle_momentum=[0.85, 0.95]"
         )
-    if scheduler.last_epoch != 0:
-        raise SettingError(f"the scheduler is at step {scheduler.last_epoch} already; give a fresh one")
+    at = max(kind.last_epoch for kind in kinds if hasattr(kind, "last_epoch"))
+    if at > 0:
+        raise SettingError(f"the scheduler is at step {at} already; give a fresh one")
     return _Steps(scheduler, overwrites=any(isinstance(kind, OneCycleLR | CyclicLR) for kind in kinds))
 
 

@@ -44,6 +44,12 @@ class Then(ScheduleSettings):
         whole = None if None in lengths else sum(length for length in lengths if length is not None)
         return whole if self.length is None else super().lasts(run)
 
+    def span(self, available: int, run: RunLength) -> int:
+        """Return its length in steps; parts that need more than ``available`` are refused."""
+        if self.length is None:
+            self._spans(available, run)
+        return super().span(available, run)
+
     def over(self, steps: int, run: RunLength) -> Schedule:
         """Return the parts one after another over ``steps`` updates."""
         spans = self._spans(steps, run)

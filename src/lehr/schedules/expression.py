@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from lehr.base.errors import SettingError
 from lehr.base.tables import did_you_mean
-from lehr.schedules.combine import COMBINATORS, Then, Times
+from lehr.schedules.combine import COMBINATORS
 from lehr.schedules.schedule import ScheduleSettings
 from lehr.schedules.table import SCHEDULES
 
@@ -56,16 +56,16 @@ class _Parser:
         return schedule
 
     def sequence(self) -> ScheduleSettings:
-        parts = [self.product()]
+        start, parts = self.at, [self.product()]
         while self.word("then"):
             parts.append(self.product())
-        return parts[0] if len(parts) == 1 else Then(parts=tuple(parts))
+        return parts[0] if len(parts) == 1 else self.made("then", {"parts": tuple(parts)}, start)
 
     def product(self) -> ScheduleSettings:
-        parts = [self.single()]
+        start, parts = self.at, [self.single()]
         while self.word("times"):
             parts.append(self.single())
-        return parts[0] if len(parts) == 1 else Times(parts=tuple(parts))
+        return parts[0] if len(parts) == 1 else self.made("times", {"parts": tuple(parts)}, start)
 
     def single(self) -> ScheduleSettings:
         if self.sign("("):
@@ -78,7 +78,11 @@ class _Parser:
         if name not in SCHEDULES and name not in _CALLS:
             self.fail(f"unknown schedule {name!r}{did_you_mean(name, (*SCHEDULES, *_CALLS))}", start)
         given = self.arguments(name) if self.sign("(") else {}
-        make = (COMBINATORS if name in _CALLS else SCHEDULES)[name].make
+        return self.made(name, given, start)
+
+    def made(self, name: str, given: dict[str, Any], start: int) -> ScheduleSettings:
+        """Return the settings of a name; what they refuse is told with its place."""
+        make = (COMBINATORS if name in COMBINATORS else SCHEDULES)[name].make
         try:
             made: ScheduleSettings = make(**given)
         except SettingError as error:

@@ -167,8 +167,9 @@ def warmup_steps(warmup: Duration, *, steps: int, run: RunLength) -> int:
     """Return the warm-up in steps; one that is longer than the ``steps`` there are is refused, never cut."""
     given = warmup.steps(run)
     if given > steps:
-        there = "the run has" if steps == run.steps else "this part of it has"
-        raise SettingError(f"warmup={warmup} is {given} steps, but {there} {steps}; use at most {steps} steps, or '5%'")
+        raise SettingError(
+            f"warmup={warmup} is {given} steps, but {_there(steps, run)} {steps}; use at most {steps} steps, or '5%'"
+        )
     return given
 
 
