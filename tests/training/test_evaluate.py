@@ -85,7 +85,7 @@ def test_each_module_is_put_back_into_its_own_mode(tmp_path: Path) -> None:
     class Partly(Mlp):
         def __init__(self) -> None:
             super().__init__()
-            self.norm.requires_grad_(False).eval()
+            self.norm.eval()
 
     with pytest.warns(LehrWarning, match=r"1 modules with parameters are in evaluation mode \(first: 'norm'\)"):
         trainer = lehr.Trainer(recipe(model=Partly, steps=6, evaluate=Evaluate(every=2)), run_dir=tmp_path / "run")

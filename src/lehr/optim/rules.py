@@ -13,6 +13,7 @@ from lehr.base.errors import SettingError
 from lehr.base.settings import Settings
 from lehr.base.tables import did_you_mean
 from lehr.optim.depth import depths
+from lehr.optim.frozen import frozen_norms
 
 __all__ = ["Rule", "Treatment", "discriminative", "freeze", "treatments"]
 
@@ -130,11 +131,18 @@ def treatments(model: nn.Module, rules: Sequence[Rule]) -> dict[str, Treatment]:
 
 
 def freeze(model: nn.Module, rules: Sequence[Rule]) -> None:
-    """Set ``requires_grad`` of the parameters that rules freeze, or train, and of no others."""
+    """Set ``requires_grad`` of the parameters that rules freeze, or train, and of no others.
+
+    Norms with running statistics that are frozen by it go into evaluation mode (`frozen_norms`).
+    """
     plan = treatments(model, rules)
+    before = set(frozen_norms(model))
     for name, parameter in model.named_parameters():
         if (frozen := plan[name].frozen) is not None:
             parameter.requires_grad_(not frozen)
+    for norm in frozen_norms(model):
+        if norm not in before:
+            norm.eval()
 
 
 def discriminative(rates: Mapping[str, float], otherwise: float) -> tuple[Rule, ...]:

@@ -107,8 +107,8 @@ def preflight(
     in_eval = [name for name, m in model.named_modules() if not m.training and _has_trainable(m)]
     if in_eval:
         warnings.warn(
-            f"{len(in_eval)} modules with parameters to train are in evaluation mode (first: "
-            f"{in_eval[0] or 'the model'!r}) and stay so; call model.train() where the model is made if that is not meant",
+            f"{len(in_eval)} modules with parameters are in evaluation mode (first: {in_eval[0] or 'the model'!r}) and "
+            "stay so; call model.train() where the model is made if that is not meant",
             LehrWarning,
             stacklevel=3,
         )
