@@ -317,8 +317,8 @@ def test_recipe_takes_the_option_and_its_settings() -> None:
 
 
 def test_a_run_starts_from_it(tmp_path: Path) -> None:
-    made = small(model=Initialized(model=Mlp, rule="orthogonal", zero_ends=("last",)), steps=1)
-    result = lehr.train(made, tmp_path / "run")
+    made = small(model=Initialized(model=Mlp, rule="orthogonal", zero_ends=("last",)), schedule="constant", steps=1)
+    result = lehr.train(made, run_dir=tmp_path / "run")
     # all scores are 0 before the first step, so its loss is that of a guess among three
     assert result.train_loss == pytest.approx(math.log(3), abs=1e-6)
 

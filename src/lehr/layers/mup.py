@@ -87,5 +87,5 @@ def mup_initialize(
         wider, grows_too = growth.get(name, (1.0, False))
         if wider != 1 and not grows_too:
             parameter.div_(math.sqrt(wider))
-            how[name] += f"; divided by {math.sqrt(wider):g}"
+            how[name] += f"; divided by {math.sqrt(wider):.4g}"
     return how

@@ -101,9 +101,10 @@ def check_variance(
     for name, module in _watched(model, layers).items():
         module.register_forward_hook(lambda _module, _given, output, name=name: _look(seen, name, output))
     with isolated_global_generators(), torch.enable_grad():
-        _backward(_scalar(loss(model, batch)) if loss is not None else _noise(model, batch), model)
-    if not seen:
-        raise SettingError(f"none of the layers of {type(model).__name__} was run; name the ones to look at in layers=")
+        value = _noise(model, batch) if loss is None else _scalar(loss(model, batch))
+        if not seen:
+            raise SettingError(f"no layer of {type(model).__name__} to look at was run; name those to see in layers=")
+        _backward(value, model)
     sizes = [(name, float(size), float(arrived[0]) if arrived else 0.0) for name, size, arrived in seen]
     first, last = sizes[0][1], sizes[-1][2]
     return VarianceReport(tuple(_judged(*size, first, last, (low, high)) for size in sizes), low, high)
