@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from lehr.base.errors import SettingError
 from lehr.base.tables import did_you_mean
 
 __all__ = ["ScaledRate", "scale_beta", "scale_rate"]
 
+Scaling: TypeAlias = Literal["linear", "sqrt"]
+
 _LINEAR = ("sgd", "schedule_free_sgd", "lars")
 _SQRT = ("adam", "adamw", "adamw_8bit", "nadam", "radam", "adamax", "rmsprop", "adagrad", "lamb", "schedule_free_adamw")
-_RULES: dict[str, Literal["linear", "sqrt"]] = dict.fromkeys(_LINEAR, "linear") | dict.fromkeys(_SQRT, "sqrt")
+_RULES: dict[str, Scaling] = {**dict.fromkeys(_LINEAR, "linear"), **dict.fromkeys(_SQRT, "sqrt")}
 _REASONS = {
     "linear": "one step of a k times larger batch stands for k small steps of SGD, as long as the weights move little",
     "sqrt": "an adaptive optimizer divides by the gradient's size, which noise dominates and which falls as 1/sqrt(k)",
@@ -25,11 +27,11 @@ class ScaledRate:
     """The rate for another batch size, and what to do beside it."""
 
     lr: float
-    rule: Literal["linear", "sqrt"]
+    rule: Scaling
     factor: float
     """How many times as large the batch is."""
     warmup: str | None
-    """A warm-up to begin with, for a larger batch: a duration for the schedule; None where none is asked for."""
+    """For a larger batch, the length of a warm-up for the schedule: five epochs, as Goyal et al. had it; else None."""
     reason: str
 
 
@@ -38,7 +40,7 @@ def scale_rate(
     *,
     batch_size: int,
     to: int,
-    rule: Literal["linear", "sqrt"] | None = None,
+    rule: Scaling | None = None,
     for_optimizer: str | None = None,
 ) -> ScaledRate:
     """Return the rate for batches of ``to`` samples, where ``lr`` was right for ``batch_size``.
@@ -74,7 +76,7 @@ def scale_rate(
     )
 
 
-def _rule_of(optimizer: str) -> Literal["linear", "sqrt"]:
+def _rule_of(optimizer: str) -> Scaling:
     if optimizer not in _RULES:
         raise SettingError(
             f"no rule is established for the optimizer {optimizer!r}{did_you_mean(optimizer, _RULES)}; known: "
@@ -86,7 +88,7 @@ def _rule_of(optimizer: str) -> Literal["linear", "sqrt"]:
 def scale_beta(beta: float, factor: float) -> float:
     """Return ``1 - k (1 - beta)``: the beta of Adam under which a mean over updates spans the same samples.
 
-    Source: Malladi et al. 2022 (arXiv 2205.10287), definition 5.3.
+    Source: Malladi et al. 2022 (arXiv 2205.10287).
 
     >>> round(scale_beta(0.999, 8), 6), round(scale_beta(0.9, 8), 6)
     (0.992, 0.2)
