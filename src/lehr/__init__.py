@@ -35,7 +35,7 @@ _PUBLIC = {
     "resume": "lehr.run.resume",
     "train": "lehr.run.trainer",
 }
-_FOLDERS = ("layers", "losses", "metrics", "optim", "schedules")
+_FOLDERS = ("augment", "averaging", "layers", "losses", "metrics", "optim", "schedules", "transfer")
 
 __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, the folders
     "Data",
@@ -50,11 +50,14 @@ __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, 
     "Method",
     "Observer",
     "StopRun",
+    "augment",
+    "averaging",
     "layers",
     "losses",
     "metrics",
     "optim",
     "schedules",
+    "transfer",
 ]
 
 

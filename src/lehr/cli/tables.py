@@ -8,6 +8,7 @@ from lehr.metrics.table import METRICS
 from lehr.optim.table import OPTIMIZERS
 from lehr.recipes.table import RECIPES
 from lehr.schedules.table import SCHEDULES
+from lehr.training.methods.table import METHODS
 
 __all__ = ["tables"]
 
@@ -18,6 +19,7 @@ def tables() -> dict[str, Table]:
         "recipes": RECIPES,
         "optimizers": OPTIMIZERS,
         "schedules": SCHEDULES,
+        "methods": METHODS,
         "metrics": METRICS,
         "losses": LOSSES,
     }
