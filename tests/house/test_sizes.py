@@ -18,6 +18,7 @@ TWO_SCREENS = 140
 
 LONG_FUNCTIONS = {"run/assemble.py:assemble": "the order of set-up has to be visible in one place"}
 MANY_ARGUMENTS = {
+    "cli/eval.py:eval_": "each is an option of the command line",
     "cli/sample.py:sample": "each is an option of the command line",
     "training/blame.py:find_nonfinite": "it repeats a step, and needs all that made it",
     "training/evaluate.py:evaluate": "a function without state, used by loops of the user's own",

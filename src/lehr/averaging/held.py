@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lehr.base.errors import CheckpointError
 
-__all__ = ["HeldWeights"]
+__all__ = ["HeldWeights", "in_full"]
 
 
 def in_full(value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from lehr.checkpoint.store import CheckpointStore, Found
 from lehr.data.data import Splits
 from lehr.data.validation import validation_batches
 from lehr.dist.ranks import Ranks
+from lehr.losses.objective import Objective
+from lehr.metrics.metric import Metric
 from lehr.optim.built import as_optimizers
 from lehr.optim.state import NamedState
 from lehr.run.assemble import build_methods, build_model, pick_device
@@ -31,7 +33,10 @@ from lehr.training.events import Listeners
 from lehr.training.precision import autocast
 from lehr.training.state import ModelState
 
-__all__ = ["OpenedRun", "open_run"]
+__all__ = ["Measure", "OpenedRun", "open_run", "open_snapshots"]
+
+Measure = Callable[[nn.Module, Objective, Sequence[Metric]], dict[str, float]]
+"""``(model, objective, metrics)`` -> values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,11 @@ class OpenedRun:
 
     def evaluate(self, *, split: Literal["train", "val"] = "val") -> dict[str, float]:
         """Return the loss and all metrics, the dear ones too, over one side of the data, with all its weights."""
+        measure = self.measuring(split)
+        return evaluate_averages(lambda: measure(self.model, self.recipe.objective, self.recipe.metrics), self.averages)
+
+    def measuring(self, split: Literal["train", "val"] = "val") -> Measure:
+        """Open the data and return what measures a model on one side of it."""
         splits = self.recipe.data.open()
         given = splits.val if split == "val" else splits.train
         if given is None:
@@ -73,22 +83,21 @@ class OpenedRun:
         changed = changed_data(self.facts, splits.facts)
         if changed:
             warnings.warn(f"this is not the data of the run: {'; '.join(changed)[:300]}", LehrWarning, stacklevel=2)
-        metrics = [metric.on(self.facts) for metric in self.recipe.metrics]
-        check_metrics(metrics, self.recipe.objective)
+        check_metrics(self.recipe.metrics, self.recipe.objective)
         batches = validation_batches(given, self.recipe.data, seed=self.recipe.seed, device=self.device)
 
-        def once() -> dict[str, float]:
+        def measure(model: nn.Module, objective: Objective, metrics: Sequence[Metric]) -> dict[str, float]:
             return evaluate(
-                self.model,
-                self.recipe.objective,
+                model,
+                objective,
                 batches(None),
-                metrics,
+                [metric.on(self.facts) for metric in metrics],
                 autocast=autocast(self.recipe.precision, self.device.type),
                 device=self.device,
                 seed=self.recipe.seed,
             )
 
-        return evaluate_averages(once, self.averages)
+        return measure
 
 
 def open_run(
@@ -100,10 +109,30 @@ def open_run(
 ) -> OpenedRun:
     """Return a run's model with the weights of its best or its last checkpoint, ready for evaluation or sampling."""
     folder = RunFolder(Path(run))
+    saved, made = _made(folder, recipe, overrides)
+    return _opened(folder, saved, made, _checkpoint(folder, made, which))
+
+
+def open_snapshots(run: str | Path, *, recipe: Recipe | None = None, overrides: Sequence[str] = ()) -> list[OpenedRun]:
+    """Return a run's model as each checkpoint has it that ``save.keep_every`` has kept, oldest first."""
+    folder = RunFolder(Path(run))
+    saved, made = _made(folder, recipe, overrides)
+    kept = CheckpointStore(folder.checkpoints).kept()
+    if not kept:
+        raise SettingError(
+            f"{folder} has kept no snapshots; train with --set save.keep_every=20%, and a schedule that restarts as "
+            "often"
+        )
+    return [_opened(folder, saved, made, found) for found in kept]
+
+
+def _made(folder: RunFolder, recipe: Recipe | None, overrides: Sequence[str]) -> tuple[dict[str, Any], Recipe]:
     saved = folder.read_recipe()
     made, _origin = made_again(folder, saved, recipe)
-    made = override(made, overrides)
-    found = _checkpoint(folder, made, which)
+    return saved, override(made, overrides)
+
+
+def _opened(folder: RunFolder, saved: Mapping[str, Any], made: Recipe, found: Found) -> OpenedRun:
     device = pick_device(made.device, Ranks())
     model = build_model(made, Splits(train=None, facts=saved["facts"]))
     store = CheckpointStore(folder.checkpoints)
