@@ -149,3 +149,16 @@ def test_of_a_group_only_what_has_changed_is_state() -> None:
     assert {name: sorted(entries) for name, entries in groups.items()} == {"a.weight": ["d", "k"], "a.bias": ["d", "k"]}
     with pytest.raises(CheckpointError, match=r"without a parameter: \['c.bias'\]"):
         state.load_state_dict(state.state_dict() | {GROUPS: {"c.bias": {"k": 1}}})
+
+
+def test_a_momentum_that_a_schedule_sets_is_no_state() -> None:
+    model = Forwards()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    state = NamedState(model, [optimizer])
+    steps(model, optimizer, 0, 2)
+    optimizer.param_groups[0]["momentum"] = 0.85
+    assert GROUPS not in state.state_dict()
+    adam = torch.optim.Adam(model.parameters())
+    state = NamedState(model, [adam])
+    adam.param_groups[0]["betas"] = (0.85, 0.99)
+    assert GROUPS not in state.state_dict()

@@ -9,7 +9,7 @@ from torch import nn
 from lehr.base.errors import SettingError
 from lehr.models.gpt import GPTSettings
 from lehr.models.seq2seq import Seq2SeqSettings
-from lehr.optim import OPTIMIZERS, AdamW, Muon, split_by_decay
+from lehr.optim import OPTIMIZERS, SGD, Adagrad, AdamW, Muon, RMSprop, Rule, split_by_decay
 from lehr.optim.built import as_optimizers
 from lehr.optim.muon import hidden_matrices
 
@@ -52,7 +52,7 @@ def test_decay_in_a_zoo_of_modules() -> None:
     assert not any("frozen" in name for name in decayed + kept)
 
 
-@pytest.mark.parametrize("row", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+@pytest.mark.parametrize("row", [row for row in OPTIMIZERS.values() if not row.needs], ids=lambda row: row.name)
 def test_every_trainable_parameter_is_in_exactly_one_group(row: object) -> None:
     for model in (Zoo(), GPTSettings(width=8, depth=1, heads=2).build({"vocab_size": 4, "context": 4})):
         optimizers = row.make().build(model)  # type: ignore[attr-defined]
@@ -90,6 +90,8 @@ def test_muon_can_leave_others_aside() -> None:
         SettingError, match=r"names '9', which is not an nn.Linear of the model; its nn.Linear modules: 0, 1, 2"
     ):
         hidden_matrices(model, ("9",))
+    with pytest.raises(SettingError, match="its nn.Linear or convolution modules: 0, 2"):
+        Muon(aside=("1",), convolutions="flatten").build(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(4, 2)))
     with pytest.raises(SettingError, match="no hidden matrices"):
         Muon().build(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 2)))
 
@@ -97,6 +99,40 @@ def test_muon_can_leave_others_aside() -> None:
 def test_muon_never_takes_tied_embeddings() -> None:
     model = GPTSettings(width=8, depth=1, heads=2, tie=True).build({"vocab_size": 4, "context": 4})
     assert not any("embedding" in name for name in hidden_matrices(model))
+
+
+def test_muon_can_take_kernels_but_for_the_first() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2, 2))
+    assert hidden_matrices(model, convolutions=True) == ["2.weight"]
+    muon, adamw = Muon(convolutions="flatten").build(model)
+    assert [p.shape for group in muon.param_groups for p in group["params"]] == [model[2].weight.shape]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 7
+    with pytest.raises(SettingError, match="no hidden matrices"):
+        Muon().build(model)
+
+
+def test_muon_splits_fused_weights_where_that_is_asked_for() -> None:
+    model = GPTSettings(width=8, depth=2, heads=2).build({"vocab_size": 4, "context": 4})
+    muon, _ = Muon(split_qkv=("*.qkv.weight",)).build(model)
+    assert [(group["parts"], len(group["params"])) for group in muon.param_groups] == [(1, 6), (3, 2)]
+    with pytest.raises(SettingError, match=r"pattern '\*.qvk.weight' selects no parameter of GPT \(did you mean 'qkv'"):
+        Muon(split_qkv=("*.qvk.weight",)).build(model)
+    with pytest.raises(SettingError, match=r"takes 'blocks.0.attention.out.weight', whose rows are not three matrices"):
+        Muon(split_qkv=("*.out.weight",)).build(model)
+
+
+def test_muons_rules_hold_for_the_parameters_beside_it_too() -> None:
+    model = GPTSettings(width=8, depth=1, heads=2).build({"vocab_size": 4, "context": 4})
+    rules = (
+        Rule(pattern="embedding.*", rate=0.5),
+        Rule(pattern="*.up.*", rate=0.25),
+        Rule(pattern="*.down.*", frozen=True),
+    )
+    inner = AdamW(lr=1.0, rules=(Rule(pattern="embedding.*", weight_decay=0.7),))
+    muon, adamw = Muon(lr=1.0, rules=rules, adamw=inner).build(model)
+    assert [(g["lr"], len(g["params"])) for g in muon.param_groups] == [(1.0, 2), (0.25, 1)]
+    assert [(g["lr"], g["weight_decay"]) for g in adamw.param_groups] == [(1.0, 0.01), (0.5, 0.7)]
+    assert not model.blocks[0].down.weight.requires_grad
 
 
 def test_a_model_without_matrices_to_decay_has_one_group() -> None:
@@ -129,3 +165,21 @@ def test_what_build_returns_is_checked() -> None:
         as_optimizers([], "Mine")
     with pytest.raises(SettingError, match="Mine.build returned LBFGS, which calls the model itself"):
         as_optimizers([torch.optim.LBFGS(parameters)], "Mine")
+
+
+def test_one_kernel_where_torch_has_it_and_one_call_an_operation_elsewhere() -> None:
+    model = nn.Linear(3, 2)
+    for settings in (SGD(), Adagrad(), AdamW()):
+        assert all(group["fused"] for group in settings.build(model)[0].param_groups)
+    assert all(group["foreach"] for group in RMSprop().build(model)[0].param_groups)
+    complex_ones = nn.Linear(3, 2, dtype=torch.complex64)
+    assert AdamW().build(complex_ones)[0].param_groups[0]["fused"] is None
+    assert AdamW().build(complex_ones)[0].param_groups[0]["foreach"] is True
+
+
+def test_decay_of_sparse_gradients_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(3, 2, sparse=True), nn.Linear(2, 2))
+    (optimizer,) = SGD(weight_decay=0.1).build(model)
+    assert [(g["fused"], g["weight_decay"]) for g in optimizer.param_groups] == [(True, 0.1), (True, 0.0), (False, 0.0)]
+    with pytest.raises(SettingError, match=r"cannot take weight_decay=0.1 on sparse gradients, but the embedding '0'"):
+        SGD(rules=(Rule(pattern="0.*", weight_decay=0.1),)).build(model)

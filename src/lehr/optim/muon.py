@@ -19,7 +19,7 @@ from lehr.optim.base import Grouped
 from lehr.optim.fields import Share
 from lehr.optim.groups import owners
 from lehr.optim.lists import gather, loss_of
-from lehr.optim.rules import freeze
+from lehr.optim.rules import freeze, nearest_part
 
 __all__ = ["MatrixMuon", "Muon", "hidden_matrices", "orthogonalized"]
 
@@ -36,11 +36,12 @@ def hidden_matrices(model: nn.Module, aside: tuple[str, ...] | None = None, *, c
     >>> hidden_matrices(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2)))
     ['0.weight', '1.weight']
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    kernels = {name: module for name, module in model.named_modules() if convolutions and isinstance(module, _KERNELS)}
-    known: dict[str, nn.Module] = {**linear, **kernels}
+    kinds_of = (nn.Linear, *_KERNELS) if convolutions else (nn.Linear,)
+    known = {name: module for name, module in model.named_modules() if isinstance(module, kinds_of)}
     if aside is None:
-        aside = (*list(linear)[-1:], *list(kernels)[:1])
+        linear = [name for name, module in known.items() if isinstance(module, nn.Linear)]
+        kernels = [name for name, module in known.items() if isinstance(module, _KERNELS)]
+        aside = (*linear[-1:], *kernels[:1])
     unknown = [name for name in aside if name not in known]
     if unknown:
         kinds = "nn.Linear or convolution" if convolutions else "nn.Linear"
@@ -119,7 +120,7 @@ class Muon(Grouped):
             odd = [name for name in found if named[name].ndim != 2 or len(named[name]) % 3]
             if odd or not found:
                 fault = f"takes {odd[0]!r}, whose rows are not three matrices" if odd else "selects no parameter"
-                near = "" if odd else did_you_mean(pattern, named)
+                near = "" if odd else nearest_part(pattern, named)
                 raise SettingError(f"split_qkv: the pattern {pattern!r} {fault} of {type(model).__name__}{near}")
             threes |= {id(named[name]) for name in found}
         if not threes:

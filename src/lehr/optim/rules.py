@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -15,7 +15,7 @@ from lehr.base.tables import did_you_mean
 from lehr.optim.depth import depths
 from lehr.optim.frozen import frozen_norms
 
-__all__ = ["Rule", "Treatment", "discriminative", "freeze", "treatments"]
+__all__ = ["Rule", "Treatment", "discriminative", "freeze", "nearest_part", "treatments"]
 
 
 class Rule(Settings):
@@ -76,12 +76,20 @@ class Rule(Settings):
             "modules": (self.module, kinds),
             "depths": (self.depth, [f"0 to {top}"]),
         }
-        parts = [
-            f"{did_you_mean(value, all_of) if isinstance(value, str) else ''}; its {what}: {_listed(all_of)}"
-            for what, (value, all_of) in known.items()
-            if value is not None
-        ]
-        return f"Rule({given}) selects no parameter of {type(model).__name__}{''.join(parts)}"
+        near = did_you_mean(self.module, kinds) if self.module else nearest_part(self.pattern or "", names)
+        parts = [f"; its {what}: {_listed(all_of)}" for what, (value, all_of) in known.items() if value is not None]
+        return f"Rule({given}) selects no parameter of {type(model).__name__}{near}{''.join(parts)}"
+
+
+def nearest_part(pattern: str, names: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the first word of a pattern that is part of no name but near to one.
+
+    >>> nearest_part("*.qvk.weight", ["blocks.0.qkv.weight"])
+    " (did you mean 'qkv'?)"
+    """
+    parts = {part for name in names for part in name.split(".")}
+    unknown = [word for word in pattern.split(".") if word not in parts and not set(word) & set("*?[")]
+    return did_you_mean(unknown[0], sorted(parts)) if unknown else ""
 
 
 def _names(model: nn.Module) -> dict[str, list[str]]:
