@@ -110,7 +110,7 @@ def test_help_comes_soon_and_without_torch() -> None:
         "except SystemExit as ended: assert not ended.code\n"
         "print(time.perf_counter() - began, 'torch' in sys.modules, file=sys.stderr)"
     )
-    for verb in ([], ["train"], ["resume"], ["eval"], ["sample"], ["report"], ["list"]):
+    for verb in ([], ["train"], ["resume"], ["eval"], ["sample"], ["report"], ["schedule"], ["list"]):
         taken = []
         for _ in range(3 if not verb else 1):
             done = subprocess.run(

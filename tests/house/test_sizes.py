@@ -20,6 +20,7 @@ LONG_FUNCTIONS = {"run/assemble.py:assemble": "the order of set-up has to be vis
 MANY_ARGUMENTS = {
     "cli/eval.py:eval_": "each is an option of the command line",
     "cli/sample.py:sample": "each is an option of the command line",
+    "cli/schedule.py:schedule": "the same",
     "training/blame.py:find_nonfinite": "it repeats a step, and needs all that made it",
     "training/evaluate.py:evaluate": "a function without state, used by loops of the user's own",
     "run/assemble.py:_validation": "binds what evaluation needs, once",

@@ -15,6 +15,7 @@ from lehr.cli.list import list_
 from lehr.cli.report import report
 from lehr.cli.resume import resume
 from lehr.cli.sample import sample
+from lehr.cli.schedule import schedule
 from lehr.cli.train import train
 
 __all__ = ["app", "main"]
@@ -41,6 +42,7 @@ app.command("resume")(resume)
 app.command("eval")(eval_)
 app.command("sample")(sample)
 app.command("report")(report)
+app.command("schedule")(schedule)
 app.command("list")(list_)
 
 
