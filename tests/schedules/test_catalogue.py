@@ -34,7 +34,6 @@ from lehr.schedules import (
     cosine_restarts,
     cyclic,
     noam,
-    sketch,
     step_decay,
 )
 
@@ -349,14 +348,3 @@ def test_too_large_a_rate_diverges_and_too_small_a_one_crawls() -> None:
     """On x²/2 an update multiplies x by 1 - lr: by -1.1, 0.5 and 0.999."""
     ends = [abs(10 * (1 - lr) ** 50) for lr in (2.1, 0.5, 0.001)]
     assert ends[0] > 1000 and ends[1] < 1e-10 and ends[2] > 9
-
-
-def test_a_sketch_shows_four_curves() -> None:
-    four = {"step": StepDecay(), "multi_step": MultiStep(), "exponential": Exponential(), "cosine": Cosine()}
-    text = sketch(four, RunLength(100), width=40, height=4)
-    charts = text.split("\n\n")
-    assert [chart.partition(":")[0] for chart in charts] == list(four)
-    assert all(len(chart.splitlines()) == 5 for chart in charts)
-    first = charts[0].splitlines()
-    assert first[1] == "█" * 12  # 30 % of 40 columns are at the full rate
-    assert sketch({"off": lambda _: 0.0}, RunLength(3), width=3, height=1).split("\n")[1] == ""

@@ -22,7 +22,6 @@ from lehr.schedules.one_cycle import OneCycle, one_cycle, one_cycle_momentum
 from lehr.schedules.plateau import Plateau, plateau
 from lehr.schedules.polynomial import Polynomial, polynomial
 from lehr.schedules.schedule import Schedule, ScheduleSettings, observers
-from lehr.schedules.sketch import sketch
 from lehr.schedules.step import StepDecay, step_decay
 from lehr.schedules.table import SCHEDULES
 from lehr.schedules.warmup import Warmup, warmup
@@ -82,7 +81,6 @@ __all__ = [
     "parse",
     "plateau",
     "polynomial",
-    "sketch",
     "step_decay",
     "warmup",
     "warmup_cosine",
