@@ -69,6 +69,7 @@ class Assembly:
 
     recipe: Recipe
     splits: Splits
+    run: RunLength
     model: nn.Module
     loop: Loop
     saver: Saver
@@ -202,6 +203,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     return Assembly(
         recipe=recipe,
         splits=splits,
+        run=run,
         model=model,
         loop=loop,
         saver=saver,

@@ -153,7 +153,7 @@ def _averages(
         NamedState(model, optimizers).load_state_dict(state["optimizer"])
     context = RunContext(
         model=model,
-        run=RunLength(saved["total_steps"]),
+        run=RunLength(saved["total_steps"], saved.get("steps_per_epoch"), saved.get("tokens_per_step")),
         facts=saved["facts"],
         seed=recipe.seed,
         objective=recipe.objective,

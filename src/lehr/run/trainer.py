@@ -218,7 +218,9 @@ class Trainer:
             "fields": plain(self.recipe),
             "facts": dict(self.assembly.splits.facts),
             "hashes": source_hashes(self.recipe, self.origin),
-            "total_steps": self.loop.total_steps,
+            "total_steps": self.assembly.run.steps,
+            "steps_per_epoch": self.assembly.run.steps_per_epoch,
+            "tokens_per_step": self.assembly.run.tokens_per_step,
             "weights": self.assembly.weights_line or self._weights_before(),
         }
         earlier: list[Any] = []
