@@ -68,6 +68,8 @@ def shown(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
     if isinstance(value, Duration):
         return f'"{value}"'
+    if isinstance(value, tuple) and any(isinstance(v, Duration) for v in value):
+        return f"({', '.join(shown(v) for v in value)})"
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
