@@ -349,3 +349,8 @@ def test_what_cannot_be_initialized_is_refused() -> None:
         with pytest.raises(SettingError):
             Xavier(**refused)
     assert list(RULES) == ["xavier", "he", "lecun", "orthogonal", "truncated_normal"]
+
+
+def test_every_rule_has_a_card() -> None:
+    cards = Path(lehr.__file__).parent / "cards"
+    assert [name for name in RULES if not (cards / f"{name.replace('_', '-')}.md").is_file()] == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import lehr
 from lehr.base.errors import SettingError
 from lehr.layers import NORMS, norm
 
@@ -166,3 +169,8 @@ def test_every_norm_can_be_trained_and_saved(kind: str) -> None:
     x = pictures(3, 8, 4, 4)
     assert torch.equal(layer(x), other(x))
     assert "weight" in dict(layer.named_parameters())
+
+
+def test_every_norm_has_a_card() -> None:
+    cards = Path(lehr.__file__).parent / "cards"
+    assert [name for name in NORMS if not (cards / f"{name}-norm.md").is_file()] == []

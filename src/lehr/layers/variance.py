@@ -81,7 +81,7 @@ def check_variance(
     passes within ``low`` to ``high``; a value that is not finite never passes.
 
     The bounds are rough on purpose: a factor of 10 over a whole network is no trouble, one per layer is, and it is
-    outside from the second layer on. Where the last layer starts at 0, as in `GPT`, no gradient passes it at first.
+    outside by the third. Where the last layer starts at 0, as in `GPT`, no gradient passes it at first.
 
     Works on a copy of the model, in the mode that it is in, and leaves the global generators where they were. Cost: the
     copy, and one step without an update.

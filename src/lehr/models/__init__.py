@@ -1,1 +1,1 @@
-"""Reference models, one readable file each; a model may be taken into a project of its own as it stands."""
+"""Reference models, one readable file each; what several of them need is in `lehr.layers`."""
