@@ -1,4 +1,4 @@
-"""Transfer: a network trained on the digits 0 to 4 learns 5 to 9 from 50 pictures, one block more at a time.
+"""Transfer: a network trained on the digits 0 to 4 learns 5 to 9 from 25 pictures, one block more at a time.
 
 It starts from a run of the recipe `digits-pretrain`, trained in `runs/digits-pretrained` where it is not there yet. The
 head is new; lower blocks join later and at lower rates. `--set weights=FILE` starts from other weights, and
@@ -30,14 +30,14 @@ def recipe() -> Recipe:
     """Return the recipe."""
     return Recipe(
         model=ConvNetSettings(),
-        data=DigitsData(digits=(5, 6, 7, 8, 9), examples=50, batch_size=25, val_batch_size=180),
+        data=DigitsData(digits=(5, 6, 7, 8, 9), examples=25, batch_size=25, val_batch_size=180),
         objective=Supervised(loss=cross_entropy),
         metrics=("accuracy",),
         optim=AdamW(lr=3e-3, weight_decay=0.05, layer_decay=0.7),
         schedule=WarmupCosine(warmup="5%"),
-        methods=(GradualUnfreezing(every="10%"),),
-        steps=200,
-        evaluate=Evaluate(every="10%", monitor="accuracy"),
+        methods=(GradualUnfreezing(every="5%"),),
+        steps=40,
+        evaluate=Evaluate(every="25%", monitor="accuracy"),
         weights=pretrained,
         weights_leave=("head.*",),
     )

@@ -24,7 +24,7 @@ RECIPES = Table(
         _row("digits-one-cycle", "the digits in 6 epochs: one cycle of a high rate (super-convergence)"),
         _row("digits-distill", "a very small network that learns the digits from a large one (distillation)"),
         _row("digits-pretrain", "the digits 0 to 4: what digits-transfer starts from"),
-        _row("digits-transfer", "from the digits 0 to 4 to 5 to 9, with 50 pictures and gradual unfreezing"),
+        _row("digits-transfer", "from the digits 0 to 4 to 5 to 9, with 25 pictures and gradual unfreezing"),
         _row("gpt-wsd", "a smaller GPT with warm-up-stable-decay and Muon"),
         _row("translate", "an encoder-decoder on English and Chinese names, or on pairs (data.path=FILE.tsv)"),
         _row("images", "a small residual network on a folder of pictures per class (data.path=FOLDER)"),
