@@ -11,6 +11,8 @@ from lehr.layers import He, Initialized, initialize, mup_initialize, mup_rates
 from lehr.models.convnet import ConvNetSettings
 from lehr.models.gpt import GPTSettings
 from lehr.models.gpt2 import GPT2Settings
+from lehr.optim.adamw import AdamW
+from lehr.optim.rules import Rule
 
 TEXT = {"vocab_size": 11, "context": 16}
 
@@ -150,3 +152,13 @@ def test_what_has_no_widths_to_compare_is_refused() -> None:
             mup_initialize(mlp(64), mlp(64), rule)
     with pytest.raises(SettingError, match="mup_base is a Linear"):
         Initialized(model=nn.Identity, rule="he", mup_base=nn.Linear(2, 2))
+
+
+def test_rates_become_rules_of_an_optimizer() -> None:
+    wide, base = mlp(512), mlp(64)
+    rates = mup_rates(wide, base)
+    rules = tuple(Rule(pattern=name, rate=rate) for name, rate in rates.items() if rate != 1)
+    [optimizer] = AdamW(lr=0.1, rules=rules).build(wide)
+    lr_of = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in wide.named_parameters():
+        assert lr_of[parameter] == pytest.approx(0.1 * rates[name]), name
