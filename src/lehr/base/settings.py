@@ -141,12 +141,13 @@ def _place(items: tuple[Any, ...], given: str, done: tuple[str, ...]) -> int:
     kinds = {type(item).__name__.lower(): place for place, item in enumerate(items) if isinstance(item, Settings)}
     if given.isdigit() and int(given) in kinds.values():
         return int(given)
-    if given.lower() not in kinds:
+    kind = given.lower().replace("_", "")  # gradient_noise is GradientNoise
+    if kind not in kinds:
         raise SettingError(
             f"{'.'.join(done)!r} holds no settings {given!r}{did_you_mean(given, kinds)}; they are: "
             f"{', '.join(f'{place} ({kind})' for kind, place in kinds.items())}"
         )
-    return kinds[given.lower()]
+    return kinds[kind]
 
 
 def _read(text: str) -> Any:
