@@ -68,7 +68,7 @@ def phases(values: Sequence[float]) -> list[Phase]:
     kinds = [KINDS[_sign(values[start], values[end - 1])] for start, end in zip(starts, ends, strict=True)]
     if starts[:2] == [0, 1] and values[1] > values[0]:  # it rises in one step
         kinds[0] = "rise"
-    if kinds[0] == "rise" and kinds.count("rise") == 1 and not _restarts(values, starts[2:]):
+    if kinds[0] == "rise" and kinds.count("rise") == 1:
         kinds[0] = "warm-up"
     return [Phase(start, kind) for start, kind in zip(starts, kinds, strict=True)]
 
@@ -110,10 +110,6 @@ def _bends(changes: Sequence[float], i: int) -> bool:
     before, here, after = (changes[k] - changes[k - 1] for k in (i - 1, i, i + 1))
     slope = max(abs(changes[i]), abs(changes[i - 1]))
     return abs(here) > max(SHARP * abs(before), SHARP * abs(after), 0.02 * slope)
-
-
-def _restarts(values: Sequence[float], starts: Sequence[int]) -> bool:
-    return any(values[start] > values[start - 1] for start in starts)
 
 
 @dataclass(frozen=True)
