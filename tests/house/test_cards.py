@@ -26,7 +26,12 @@ SECTIONS = [
     "What the guide says wrong",
     "Measured",
 ]
-OTHER_NAMES = {"constant": "constant-schedule"}
+OTHER_NAMES = {
+    "constant": "constant-schedule",
+    "step": "step-decay",
+    "schedule_free_adamw": "schedule-free",
+    "schedule_free_sgd": "schedule-free",
+}
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from torch.optim import lr_scheduler
 from lehr.base.durations import RunLength
 from lehr.base.errors import SettingError
 from lehr.schedules import (
+    SCHEDULES,
     WSD,
     Annealing,
     Cosine,
@@ -327,13 +330,13 @@ def test_what_cannot_work_is_refused(name: str) -> None:
 
 
 def descend(schedule: Schedule, lr: float, steps: int = 400) -> float:
-    """Return the mean of x²/2 over the last steps of gradient descent on it with noise in the gradient."""
-    noise = torch.randn(steps, generator=torch.Generator().manual_seed(0)).tolist()
-    x, last = 10.0, []
+    """Return the mean loss at the end of gradient descent on x²/2 with noise in the gradient, over 1000 copies."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((1000,), 10.0, dtype=torch.float64)
     for step in range(steps):
-        x -= lr * schedule(step) * (x + 3 * noise[step])
-        last.append(x * x / 2)
-    return statistics.fmean(last[-20:])
+        noise = torch.randn(len(x), generator=generator, dtype=torch.float64)
+        x = x - lr * schedule(step) * (x + 3 * noise)
+    return float((x * x / 2).mean())
 
 
 def test_hot_then_cold_ends_lower_than_either_alone() -> None:
@@ -342,6 +345,24 @@ def test_hot_then_cold_ends_lower_than_either_alone() -> None:
     large, small = descend(lambda _: 1.0, lr=0.5), descend(lambda _: 1.0, lr=0.002)
     assert decayed < large / 10
     assert decayed < small / 10
+
+
+CARDS = Path(__file__).parents[2] / "src" / "lehr" / "cards"
+MEASURED = re.compile(r"mean loss ([\d.]+) at the end")
+
+
+def test_what_the_cards_measured_is_measured_again() -> None:
+    compared = []
+    for name, row in SCHEDULES.items():
+        card = (
+            CARDS / f"{ {'constant': 'constant-schedule', 'step': 'step-decay'}.get(name, name.replace('_', '-')) }.md"
+        )
+        if found := MEASURED.search(card.read_text().replace("\n", " ")):
+            assert float(found[1].rstrip(".")) == pytest.approx(
+                descend(row.make().resolve(RunLength(400)), lr=0.5), rel=0.03
+            )
+            compared.append(name)
+    assert set(SCHEDULES) - set(compared) == {"noam", "plateau"}
 
 
 def test_too_large_a_rate_diverges_and_too_small_a_one_crawls() -> None:
