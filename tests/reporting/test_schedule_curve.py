@@ -183,7 +183,7 @@ def spread(rate: float, batch_size: int, momentum: float) -> float:
 def test_the_spread_of_sgd_is_proportional_to_the_temperature() -> None:
     for rate, batch_size, momentum in itertools.product((1e-3, 4e-3), (1, 8, 64), (0.0, 0.5, 0.9)):
         heat = temperature(rate, batch_size=batch_size, momentum=momentum)
-        assert spread(rate, batch_size, momentum) == pytest.approx(heat / 2, rel=0.03)
+        assert spread(rate, batch_size, momentum) == pytest.approx(heat / 2, rel=0.003)
 
 
 def test_temperature_by_hand() -> None:
