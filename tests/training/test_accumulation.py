@@ -192,3 +192,80 @@ def test_dropout_and_batch_norm_run_per_microbatch(tmp_path: Path) -> None:
     trainer = lehr.Trainer(recipe(accumulate=2, model=Mlp, steps=3), run_dir=tmp_path / "run")
     trainer.fit()
     assert int(trainer.model.norm.num_batches_tracked) == 6
+
+
+def guides_loop(weight: nn.Parameter, batches: list[Tensor], steps: int, epochs: int = 1) -> list[float]:
+    """The guide's loop on the loss ``mean(weight * x)``; returns the gradient of each update."""
+    taken = []
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    optimizer.zero_grad()
+    for _ in range(epochs):
+        for place, x in enumerate(batches):
+            ((weight * x).mean() / steps).backward()
+            if (place + 1) % steps == 0:
+                assert weight.grad is not None
+                taken.append(round(float(weight.grad), 6))
+                optimizer.step()
+                optimizer.zero_grad()
+    return taken
+
+
+def mean_of_inputs(model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    """Its gradient is the mean of the inputs, whatever the weight."""
+    return model(batch[0]).sum(), len(batch[0])
+
+
+def our_gradients(tmp_path: Path, x: Tensor, batch_size: int, accumulate: int, epochs: int = 1) -> list[float]:
+    made = recipe(
+        model=lambda: nn.Linear(1, 1, bias=False).double(),
+        data=lehr.Data(train=(x[:, None],), batch_size=batch_size, shuffle=False),
+        objective=mean_of_inputs,
+        schedule="constant",
+        metrics=(),
+        clip=None,
+        accumulate=accumulate,
+        steps=None,
+        epochs=epochs,
+    )
+    trainer = lehr.Trainer(made, run_dir=tmp_path / "run")
+    steps, taken = trainer.loop.update.steps, list[float]()
+
+    def look() -> None:
+        taken.append(round(float(trainer.model.weight.grad), 6))
+        for step in steps:
+            step()
+
+    trainer.loop.update.steps = [look]
+    trainer.fit()
+    assert trainer.loop.clock.samples == epochs * len(x)
+    return taken
+
+
+def test_150_microbatches_by_8_leave_nothing_over(tmp_path: Path) -> None:
+    """The guide's loop makes 18 updates of them and leaves 6 behind, which the next epoch's first update has as well.
+
+    Each sample's gradient is 1, so that every update's should be 1.
+    """
+    x = torch.ones(600, dtype=torch.float64)
+    weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+    assert guides_loop(weight, list(x.split(4)), steps=8) == [1.0] * 18
+    assert weight.grad is not None and float(weight.grad) == 6 / 8  # of 24 samples, neither applied nor cleared
+    weight.grad = None
+    two = guides_loop(weight, list(x.split(4)), steps=8, epochs=2)
+    assert two[18] == 14 / 8 and two[:18] + two[19:] == [1.0] * 35
+    assert our_gradients(tmp_path, x, batch_size=32, accumulate=8, epochs=2) == [1.0] * 38  # 19 an epoch
+
+
+def test_a_short_microbatch_weighs_by_its_samples(tmp_path: Path) -> None:
+    """9 samples in pieces of 4, 4 and 1, of which only the last has a gradient, of 9: the mean is 1, the guide's 3."""
+    x = torch.tensor([0.0] * 8 + [9.0], dtype=torch.float64)
+    assert guides_loop(nn.Parameter(torch.ones((), dtype=torch.float64)), list(x.split(4)), steps=3) == [3.0]
+    assert our_gradients(tmp_path, x, batch_size=9, accumulate=3) == [1.0]
+
+
+@pytest.mark.parametrize(("microbatch", "accumulate", "whole"), [(8, 4, 32), (32, 4, 128), (4, 8, 32)])
+def test_the_guides_three_sizes(tmp_path: Path, microbatch: int, accumulate: int, whole: int) -> None:
+    """Here `batch_size` is that of the update, and `accumulate` cuts it."""
+    x = torch.arange(float(whole), dtype=torch.float64)
+    assert microbatch * accumulate == whole
+    assert our_gradients(tmp_path, x, batch_size=whole, accumulate=accumulate) == [(whole - 1) / 2]

@@ -53,11 +53,11 @@ def test_its_initialization_is_that_of_torch_and_follows_from_the_generator() ->
     assert torch.equal(heads[0].weight, heads[1].weight) and torch.equal(heads[0].bias, heads[1].bias)
     assert not torch.equal(heads[0].weight, heads[2].weight)
     bound = 1 / math.sqrt(400)
-    for values in (heads[0].weight, heads[0].bias):
+    for values in (heads[0].weight.detach(), heads[0].bias.detach()):
         assert float(values.abs().max()) <= bound
         assert float(values.std()) == pytest.approx(bound / math.sqrt(3), rel=0.1)
     reference = nn.Linear(400, 300)
-    assert float(heads[0].weight.std()) == pytest.approx(float(reference.weight.std()), rel=0.02)
+    assert float(heads[0].weight.detach().std()) == pytest.approx(float(reference.weight.detach().std()), rel=0.02)
 
 
 def test_type_and_mode_are_those_of_the_old_head() -> None:
