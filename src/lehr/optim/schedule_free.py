@@ -98,6 +98,8 @@ class ScheduleFreeOptimizer(torch.optim.Optimizer):
                 steps, moments = lists.of("step"), lists.of("exp_avg_sq")
                 torch._foreach_add_(steps, 1)
                 directions = _divided(directions, moments, steps, group["beta2"], group["eps"])
+            if group["weight_decay"]:
+                directions = list(torch._foreach_add(directions, lists.parameters, alpha=group["weight_decay"]))
             schedule_free_step(
                 lists.parameters,
                 directions,
@@ -105,7 +107,6 @@ class ScheduleFreeOptimizer(torch.optim.Optimizer):
                 lr=group["lr"],
                 mix=group["mix"],
                 shares=shares,
-                weight_decay=group["weight_decay"],
             )
         return loss
 
@@ -160,9 +161,8 @@ def schedule_free_step(
     lr: float,
     mix: float,
     shares: list[float],
-    weight_decay: float = 0.0,
 ) -> None:
-    """Change y and z in place: ``z -= lr (d + weight_decay y)``; ``x = (1 - share) x + share z``; y between the two.
+    """Change y and z in place: ``z -= lr d``; ``x = (1 - share) x + share z``; y between the two.
 
     A tensor's share is ``lr^2`` over the sum of the squares of all rates so far, this one's included. x is not stored:
     as ``y = (1 - mix) z + mix x``, y moves by ``share`` of its way to the old z, and against the direction by
@@ -172,8 +172,6 @@ def schedule_free_step(
     >>> schedule_free_step(y, [torch.tensor([1.0])], z, lr=0.5, mix=0.5, shares=[1.0]); y, z
     ([tensor([0.5000])], [tensor([0.5000])])
     """
-    if weight_decay:
-        directions = list(torch._foreach_add(directions, ys, alpha=weight_decay))
     torch._foreach_lerp_(ys, zs, shares)
     torch._foreach_sub_(ys, torch._foreach_mul(directions, [lr * (1 - mix * (1 - share)) for share in shares]))
     torch._foreach_sub_(zs, directions, alpha=lr)
