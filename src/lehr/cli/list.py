@@ -44,8 +44,8 @@ def list_(
     for name in chosen:
         print(f"{name}:")
         if help_me_choose:
-            for row, text in _choices(known[name]).items():
-                print(f"  If you {text} -> {row}")
+            for row_name, text in _choices(known[name]).items():
+                print(f"  If you {text} -> {row_name}")
             continue
         for row in known[name].values():
             needs = f" (needs lehr[{row.needs}])" if row.needs else ""
