@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import exact, run_steps, weights
+from helpers import Mlp, exact, points, run_steps, weights
 from worker import Gradients, six_steps, tagging
 
 import lehr
@@ -64,6 +64,19 @@ def test_records_and_rates_are_those_of_one_process(tmp_path: Path) -> None:
             assert shared[name] == (pytest.approx(value, abs=1e-9) if isinstance(value, float) else value), name
             if name in {"lr", "samples", "tokens", "epoch"}:
                 assert shared[name] == value
+
+
+def test_batch_norm_under_averaged_weights_is_that_of_all_batches(tmp_path: Path) -> None:
+    """Five of the six batches, three for one process and two for the other: statistics as of one process."""
+    torchrun("averages", tmp_path)
+    ends = [torch.load(tmp_path / f"averaged-{rank}.pt") for rank in (0, 1)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0] if not name.endswith("tracked"))
+    model = Mlp(dropout=0.0)
+    model.load_state_dict(ends[0])
+    x, _ = points()
+    torch.optim.swa_utils.update_bn([x[8 * place : 8 * place + 8] for place in (0, 1, 2, 4, 5)], model)
+    assert torch.allclose(model.norm.running_mean, ends[0]["norm.running_mean"], atol=1e-6)
+    assert torch.allclose(model.norm.running_var, ends[0]["norm.running_var"], atol=1e-6)
 
 
 def test_a_stop_that_one_process_wants_is_a_stop_of_all(tmp_path: Path) -> None:

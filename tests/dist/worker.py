@@ -20,6 +20,7 @@ from lehr.base.errors import StopRun
 from lehr.base.protocols import Method, Observer, Place
 from lehr.losses import Supervised, cross_entropy
 from lehr.run.recipe import Evaluate, Recipe, Save, Track
+from lehr.training.methods import SWA
 
 PAD = -1
 
@@ -77,6 +78,16 @@ def one_rank_wants_to_stop(folder: Path) -> None:
     trainer = lehr.Trainer(recipe(methods=(StopOnOneRank(),), model=lambda: Mlp(dropout=0.0)), run_dir=folder / "run")
     result = trainer.fit()
     (folder / f"stopped-{trainer.ranks.rank}.json").write_text(json.dumps([result.stopped, result.step]))
+
+
+def averages(folder: Path) -> None:
+    """The model with the average in it, whose batch norm is made anew on each rank's part of the batches."""
+    made = recipe(model=lambda: Mlp(dropout=0.0), methods=(SWA(start=2, every=2, batches=5),), steps=6)
+    trainer = lehr.Trainer(made, run_dir=folder / "run")
+    trainer.fit()
+    swa = next(m for m in trainer.loop.listeners.given if hasattr(m, "put_in"))
+    with swa.put_in():
+        torch.save(trainer.model.state_dict(), folder / f"averaged-{trainer.ranks.rank}.pt")
 
 
 def keys(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from helpers import Mlp, assert_same, exact, points, recipe, records, weights
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lehr
 from lehr.base.durations import RunLength
@@ -150,6 +152,48 @@ def test_a_last_batch_of_one_sample_has_no_variance_and_is_left_out(tmp_path: Pa
         SWA(start=5, every=5), data=lehr.Data(train=points(49), val=points(20, seed=1), batch_size=8, drop_last=True)
     )
     assert lehr.train(made, run_dir=tmp_path / "run").metrics["swa_loss"] > 0
+
+
+class Stateful(IterableDataset[Any]):
+    def __init__(self) -> None:
+        self.at = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        x, y = points()
+        while self.at < len(x):
+            self.at += 1
+            yield x[self.at - 1], y[self.at - 1]
+        self.at = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+class Uncopied(Stateful):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("it holds a file")
+
+
+def test_batches_for_batch_norm_do_not_move_a_stream_that_is_trained_on(tmp_path: Path) -> None:
+    def made(*methods: Any, stream: Any = Stateful) -> Recipe:
+        return averaging(*methods, data=lehr.Data(train=stream(), val=points(20, seed=1), batch_size=10))
+
+    swa = SWA(start=2, every=2, batches=2)
+    lehr.train(made(swa), run_dir=tmp_path / "with")
+    lehr.train(made(), run_dir=tmp_path / "without")
+    own = [{k: v for k, v in r.items() if k[:4] != "swa_"} for r in exact(tmp_path / "with")]
+    assert own == exact(tmp_path / "without")
+    with pytest.raises(SettingError, match=r"Uncopied has a state, and cannot be copied \(it holds a file\)"):
+        lehr.train(made(swa, stream=Uncopied), run_dir=tmp_path / "uncopied")
+
+
+def test_a_user_s_dataloader_and_another_size_for_validation(tmp_path: Path) -> None:
+    train = DataLoader(TensorDataset(*points()), batch_size=8)
+    given = lehr.Data(train=train, val=points(20, seed=1), val_batch_size=20)
+    assert lehr.train(averaging(SWA(), data=given), run_dir=tmp_path / "run").metrics["swa_loss"] > 0
 
 
 def test_a_model_without_batch_norm_reads_nothing() -> None:

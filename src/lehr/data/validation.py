@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from lehr.data.sources import Source
 from lehr.data.stream import StreamReader
 from lehr.data.workers import worker_options
 
-__all__ = ["validation_batches"]
+__all__ = ["training_batches", "validation_batches"]
 
 Pass = Callable[[int | None], Iterator[Batch]]
 """limit -> batches: all of them, or ``limit`` spread evenly over the data."""
@@ -68,6 +69,38 @@ def validation_batches(
         options = worker_options(settings.workers)
         return _mapped_pass(data, order, settings.collate, options, seed=seed, shard=shard, device=device)
     return _stream_pass(data, settings, size, seed=seed, shard=shard, device=device)
+
+
+def training_batches(
+    given: Any,
+    settings: Data,
+    *,
+    seed: int,
+    shard: Shard = Shard(),
+    device: torch.device | None = None,
+) -> Pass:
+    """Return the same for training data: passes in its own order and its own batch size, apart from the training.
+
+    >>> batches = training_batches(torch.arange(3), Data(batch_size=2, val_batch_size=9), seed=0)
+    >>> [batch.tolist() for batch in batches(None)]
+    [[0, 1], [2]]
+    """
+    own = settings.model_copy(update={"val_batch_size": None})
+    return lambda limit: validation_batches(_apart(given), own, seed=seed, shard=shard, device=device)(limit)
+
+
+def _apart(given: Any) -> Any:
+    """Return a copy of a stream that knows where it is: reading it would move the one that is trained on."""
+    stream = given.dataset if isinstance(given, DataLoader) else given
+    if is_map_style(stream) or not hasattr(stream, "state_dict"):
+        return given
+    try:
+        return copy.deepcopy(given)
+    except Exception as error:
+        raise SettingError(
+            f"{type(stream).__name__} has a state, and cannot be copied ({error}), so it cannot be read beside the "
+            "training, as batch norm under averaged weights needs it; let copy.deepcopy work on it"
+        ) from None
 
 
 def _chosen(count: int, limit: int | None, shard: Shard) -> list[int]:

@@ -22,7 +22,7 @@ from lehr.checkpoint.weights import load_weights
 from lehr.data.data import Splits
 from lehr.data.opening import training_loader
 from lehr.data.shard import Shard
-from lehr.data.validation import validation_batches
+from lehr.data.validation import training_batches, validation_batches
 from lehr.dist.ranks import Ranks
 from lehr.dist.wrap import share_gradients
 from lehr.losses.objective import Objective
@@ -126,9 +126,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         rank=ranks.rank,
         world=ranks.world,
         objective=recipe.objective,
-        batches=lambda limit: validation_batches(
-            splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device
-        )(limit),
+        batches=training_batches(splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device),
     )
     methods = build_methods(recipe.methods, context)
     averages = [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]

@@ -18,7 +18,7 @@ from lehr.base.protocols import Averaged, RunContext
 from lehr.base.settings import override
 from lehr.checkpoint.store import CheckpointStore, Found
 from lehr.data.data import Splits
-from lehr.data.validation import validation_batches
+from lehr.data.validation import training_batches, validation_batches
 from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
@@ -157,9 +157,9 @@ def _averages(
         facts=saved["facts"],
         seed=recipe.seed,
         objective=recipe.objective,
-        batches=lambda limit: validation_batches(
-            recipe.data.open().train, recipe.data, seed=recipe.seed, device=device
-        )(limit),
+        batches=lambda limit: training_batches(recipe.data.open().train, recipe.data, seed=recipe.seed, device=device)(
+            limit
+        ),
     )
     methods = build_methods([m for m in recipe.methods if hasattr(m, "prefix")], context)
     for name, method in Listeners(methods).stateful().items():
