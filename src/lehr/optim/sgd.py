@@ -68,14 +68,21 @@ class SGD(Grouped):
         """Return torch's SGD over ``groups``, or the guide's."""
         if self.form == "guide":
             return VelocitySGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
-        return torch.optim.SGD(
+        parameters = parameters_of(groups)
+        optimizer = torch.optim.SGD(
             groups,
             lr=self.lr,
             momentum=self.momentum,
             dampening=self.dampening,
             nesterov=self.nesterov,
-            **implementation(parameters_of(groups), "_fused_sgd_"),
+            **implementation(parameters, None if self.dampening else "_fused_sgd_"),
         )
+        if self.momentum and optimizer.defaults["fused"]:
+            # torch's kernel fails on a parameter whose first gradient comes later than the others'; without dampening
+            # a velocity of 0 before the first gradient is the same as none
+            for parameter in parameters:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
 
 class VelocitySGD(torch.optim.Optimizer):
