@@ -182,6 +182,24 @@ def test_a_parameter_without_a_gradient_stays_and_the_others_move(row: Any) -> N
 
 
 @ROWS
+def test_a_first_gradient_may_come_late_and_the_state_of_then_is_saved(row: Any) -> None:
+    """As with a block that is thawed in the middle of a run."""
+    model, optimizers = build(row)
+    kept = NamedState(model, optimizers)
+    for seed in range(3):
+        model[2].requires_grad_(seed > 1)
+        saved = decode(*encode(kept.state_dict(), "optimizer"))
+        weights = copy.deepcopy(model.state_dict())
+        step(model, optimizers, seed)
+    other, others = build(row)
+    other.load_state_dict(weights)
+    NamedState(other, others).load_state_dict(saved)
+    step(other, others, 2)
+    assert same(model, other)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+@ROWS
 def test_double_precision(row: Any) -> None:
     if row.name in SINGLE:
         with pytest.raises(SettingError, match="takes float32, bfloat16 and float16, but the model has torch.float64"):
