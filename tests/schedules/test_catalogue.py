@@ -34,6 +34,7 @@ from lehr.schedules import (
     Schedule,
     StepDecay,
     Warmup,
+    WarmupCosine,
     cosine_restarts,
     cyclic,
     noam,
@@ -222,6 +223,20 @@ def test_the_guides_last_rate_of_one_cycle_is_not_torchs() -> None:
     assert 0.1 * schedule(299) == pytest.approx(0.1)
     assert 0.1 * schedule(0) == pytest.approx(0.004)
     assert schedule(5000) == schedule(999)  # torch raises an error there
+
+
+def test_the_usual_warm_up_with_cosine_but_for_the_first_updates() -> None:
+    """1000 of 10 000 steps: the common helper rises along step / W, so its first update has a rate of 0."""
+
+    def helper(step: int) -> float:
+        if step < 1000:
+            return step / 1000
+        return 0.5 * (1 + math.cos(math.pi * (step - 1000) / 9000))
+
+    schedule = WarmupCosine(warmup=1000).resolve(RunLength(10_000))
+    assert helper(0) == 0 and schedule(0) == 1 / 1000
+    assert [schedule(s) for s in range(1000)] == pytest.approx([helper(s + 1) for s in range(999)] + [1.0])
+    assert [schedule(s) for s in range(1000, 10_000)] == pytest.approx([helper(s) for s in range(1000, 10_000)])
 
 
 def test_noam_by_hand() -> None:

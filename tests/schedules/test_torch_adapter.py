@@ -105,6 +105,22 @@ def test_state_goes_on_where_it_was() -> None:
     assert first + rates(other, again, steps=40) == pytest.approx(whole)
 
 
+def test_a_rate_that_is_a_tensor_stays_that_tensor() -> None:
+    schedule = Warmup(length=5).then(Cosine()).resolve(RUN)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.1))
+    rate = optimizer.param_groups[0]["lr"]
+    scheduler = as_torch(schedule, optimizer)
+    optimizer.step()
+    scheduler.step()
+    saved = scheduler.state_dict()
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(0.06)
+    scheduler.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(0.04)
+    assert [float(r) for r in scheduler.get_last_lr()] == pytest.approx([0.04])
+
+
 def test_the_state_is_plain() -> None:
     optimizer = sgd()
     state = as_torch(Warmup(length=3).then(Plateau()).resolve(RUN), optimizer).state_dict()

@@ -86,9 +86,12 @@ class Scheduler(LRScheduler):
         self.last_epoch, self.base_lrs = state_dict["step"], list(state_dict["base_lrs"])
         for observer, memory in zip(self._observers, state_dict["memories"], strict=True):
             observer.load_state_dict(memory)
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = rate
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)  # a compiled optimizer reads this very tensor
+            else:
+                group["lr"] = rate
 
     def _count(self, *_: Any) -> None:
         self._updates += 1

@@ -70,7 +70,7 @@ class _Parser:
     def single(self) -> ScheduleSettings:
         if self.sign("("):
             inner = self.sequence()
-            self.need(")")
+            self._need(")")
             return inner
         start, name = self.at, self.name()
         if name in ("then", "times"):
@@ -95,7 +95,7 @@ class _Parser:
         given: dict[str, Any] = {}
         while not self.sign(")"):
             if given:
-                self.need(",")
+                self._need(",")
             start = self.at
             named = re.compile(r"\s*([A-Za-z_]\w*)\s*=").match(self.text, self.at)
             if named:
@@ -110,7 +110,7 @@ class _Parser:
         return given
 
     def value(self) -> Any:
-        self.skip()
+        self._skip()
         match = _VALUE.match(self.text, self.at)
         if match is None or not match[0].strip():
             self.fail("a value is missing")
@@ -124,7 +124,7 @@ class _Parser:
         return None if text.lower() in ("none", "null") else text
 
     def name(self) -> str:
-        self.skip()
+        self._skip()
         match = _NAME.match(self.text, self.at)
         if match is None:
             self.fail("a schedule is missing")
@@ -132,7 +132,7 @@ class _Parser:
         return match[0]
 
     def word(self, wanted: str) -> bool:
-        self.skip()
+        self._skip()
         match = _NAME.match(self.text, self.at)
         if match is None or match[0] != wanted:
             return False
@@ -140,17 +140,17 @@ class _Parser:
         return True
 
     def sign(self, wanted: str) -> bool:
-        self.skip()
+        self._skip()
         if not self.text.startswith(wanted, self.at):
             return False
         self.at += 1
         return True
 
-    def need(self, wanted: str) -> None:
+    def _need(self, wanted: str) -> None:
         if not self.sign(wanted):
             self.fail(f"{wanted!r} is missing")
 
-    def skip(self) -> None:
+    def _skip(self) -> None:
         while self.at < len(self.text) and self.text[self.at].isspace():
             self.at += 1
 
