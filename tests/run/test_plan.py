@@ -16,7 +16,7 @@ from lehr.base.settings import Settings
 from lehr.optim import SGD, AdamW, Muon
 from lehr.reporting.curve import BY_EVALUATIONS
 from lehr.run.plan import planned_curve
-from lehr.schedules import Cosine, OneCycle, Plateau, StepDecay, Warmup, WarmupCosine
+from lehr.schedules import Cosine, Noam, OneCycle, Plateau, StepDecay, Warmup, WarmupCosine
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,14 @@ def test_a_momentum_that_the_optimizer_lacks_is_refused() -> None:
     cycled = OneCycle(cycle_momentum=(0.85, 0.95))
     with pytest.raises(SettingError, match="the schedule cycles the momentum, .*SGD has none"):
         planned_curve(recipe(optim=SGD(lr=0.1, momentum=0.0), schedule=cycled), "mine")
+
+
+def test_what_training_refuses_is_refused() -> None:
+    with pytest.raises(SettingError, match="gives rates, not factors, but the base rate is 0.01"):
+        planned_curve(recipe(schedule=Noam(), optim=AdamW(lr=0.01)), "mine")
+    with pytest.raises(SettingError, match="a plateau goes by validations"):
+        planned_curve(recipe(schedule=Plateau(), data=lehr.Data(train=points(), batch_size=8)), "mine")
+    assert planned_curve(recipe(schedule=Noam(), optim=AdamW(lr=1.0)), "mine").rate == 1.0
 
 
 def test_lazy_models_and_optimizers_of_ones_own_are_planned_too() -> None:

@@ -109,7 +109,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
     schedule = resolve_schedule(recipe, run)
     momentum = resolve_momentum(recipe, run, optimizers)
-    watchers = _watchers(recipe, schedule, optimizers, splits)
+    watchers = resolve_watchers(recipe, schedule, optimizers, splits)
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
@@ -340,7 +340,7 @@ def resolve_momentum(recipe: Recipe, run: RunLength, optimizers: Sequence[torch.
     return momentum
 
 
-def _watchers(
+def resolve_watchers(
     recipe: Recipe, schedule: Schedule, optimizers: Sequence[torch.optim.Optimizer], splits: Splits
 ) -> list[Observer]:
     """Return the parts of a schedule that go by evaluations, and refuse a schedule that this run cannot have."""

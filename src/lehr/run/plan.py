@@ -10,10 +10,9 @@ import torch
 from lehr.data.opening import training_loader
 from lehr.optim.built import as_optimizers
 from lehr.reporting.curve import BY_EVALUATIONS, Curve
-from lehr.run.assemble import build_model, lengths, resolve_momentum, resolve_schedule
+from lehr.run.assemble import build_model, lengths, resolve_momentum, resolve_schedule, resolve_watchers
 from lehr.run.checks import materialize
 from lehr.run.recipe import Recipe
-from lehr.schedules.schedule import observers
 
 __all__ = ["planned_curve"]
 
@@ -39,7 +38,7 @@ def planned_curve(recipe: Recipe, name: str) -> Curve:
         batch_size=loader.batch_size,
         momentum=momentum or _momentum(group),
         adaptive=not isinstance(optimizers[0], torch.optim.SGD),
-        notes=_notes(optimizers, schedule),
+        notes=_notes(optimizers, by_evaluations=bool(resolve_watchers(recipe, schedule, optimizers, splits))),
     )
 
 
@@ -48,13 +47,13 @@ def _momentum(group: dict[str, Any]) -> float:
     return float(group["betas"][0]) if "betas" in group else float(group.get("momentum", 0.0))
 
 
-def _notes(optimizers: Sequence[torch.optim.Optimizer], schedule: Any) -> tuple[str, ...]:
+def _notes(optimizers: Sequence[torch.optim.Optimizer], *, by_evaluations: bool) -> tuple[str, ...]:
     rates = [f"{type(o).__name__} {group['lr']:.4g}" for o in optimizers for group in o.param_groups]
     others = list(dict.fromkeys(rate for rate in rates if rate != rates[0]))
     notes = []
     if others:
         shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
         notes.append(f"drawn is the base rate of the first group, {rates[0]}; the others follow: {shown}")
-    if observers(schedule):
+    if by_evaluations:
         notes.append(BY_EVALUATIONS)
     return tuple(notes)
