@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from inspect import get_annotations
@@ -22,13 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lehr
-from lehr.base.errors import SettingError
+from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.settings import Settings, override
 from lehr.data import Data
+from lehr.layers import Initialized
 from lehr.losses import Distilled, cross_entropy, label_smoothing
-from lehr.optim import Muon
+from lehr.models.convnet import ConvNetSettings
+from lehr.optim import OPTIMIZERS, AdamW, AdamW8bit, Muon, Rule
 from lehr.recipes.table import RECIPES
 from lehr.run.recipe import Evaluate, Recipe, Save
+from lehr.schedules import Plateau, Warmup
+from lehr.training.methods import METHODS
 from lehr.training.stopping import Stop
 
 PACKAGE = Path(lehr.__file__).parent
@@ -97,9 +102,38 @@ def built_in(folder: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+RULES = (Rule(pattern="*.bias", depth=(0, -1), rate=0.5), Rule(module="BatchNorm1d", weight_decay=0.1, frozen=True))
+SCHEDULE_TEXTS = (
+    "step(every=2)", "multi_step(milestones=[3, 5])", "exponential", "scaled(cosine, 0.5)", "cosine_restarts(period=2)",
+    "linear", "polynomial", "one_cycle", "cyclic(up=2)", "warmup(2) then inverse_sqrt", "wsd(warmup=1)", "annealing",
+    "plateau times warmup", "repeated(cosine(4), 2)", "clipped(cosine, 0.1, 0.9)",
+)  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {
+    "mixup": {"classes": 3},
+    "cutmix": {"classes": 3},
+    "gradual_unfreezing": {"every": 1},
+}
+INITIALIZATIONS = ("he", "xavier", "lecun", "orthogonal", "truncated_normal")
+PICTURED: dict[str, Any] = {
+    "data": lehr.Data(
+        train=(torch.randn(24, 1, 8, 8), torch.arange(24) % 3),
+        val=(torch.randn(6, 1, 8, 8), torch.arange(6) % 3),
+        batch_size=8,
+    ),
+    "steps": 4,
+}
+
+
+class Pictured(Settings):
+    """Makes a small network for pictures."""
+
+    def build(self, facts: Any) -> nn.Module:
+        return ConvNetSettings(width=4).build({"channels": 1, "num_classes": 3})
+
+
 def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Counter[tuple[str, str]]) -> None:
-    fields = {(kind.__name__, name) for kind in kinds() for name in get_annotations(kind)}
-    fields = {(kind, name) for kind, name in fields if name not in {"exclusive", "model_config"} and name[0] != "_"}
+    fields = {(kind.__name__, name) for kind in kinds() for name in get_annotations(kind) if name in kind.model_fields}
+    fields -= {("AdamW8bit", name) for name in AdamW8bit.model_fields}  # its package is an extra
     assert {("Recipe", "max_skipped"), ("Muon", "adamw"), ("Stop", "min_steps"), ("Data", "replay")} <= fields
     for name, settings in built_in(tmp_path).items():
         lehr.train(override(RECIPES[name].make()(), settings), run_dir=tmp_path / name)
@@ -111,11 +145,30 @@ def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Count
         "samples": on(SAMPLES, batch_size=8, workers=1),
         "distilled": {"objective": Distilled(loss=label_smoothing, val_loss=cross_entropy, teacher=Mlp)},
         "snapshots": {"save": Save(keep_every=1)},
-        "weights": {"weights": tmp_path / "samples" / "checkpoints" / "step-00000002"},
+        "weights": {"weights": tmp_path / "2" / "checkpoints" / "step-00000002"},
     }  # fmt: skip
-    for name, changes in ways.items():
-        lehr.train(recipe(**{"steps": 2} | changes), run_dir=tmp_path / name)
-    assert sorted(fields - set(reads)) == []
+    ways |= {
+        f"optimizer {name}": {"optim": OPTIMIZERS[name].make(rules=RULES)}
+        for name in OPTIMIZERS
+        if name != "adamw_8bit"
+    }
+    ways |= {f"schedule {text}": {"schedule": text, "steps": 8} for text in SCHEDULE_TEXTS}
+    ways["noam"] = {"schedule": "noam(d_model=64, warmup=2)", "optim": AdamW(lr=1.0)}
+    ways["function"] = {"schedule": Warmup(length=1).then(lambda step: 1.0)}
+    ways["plateau"] = {"schedule": Plateau(patience=0, threshold=10.0), "evaluate": Evaluate(every=1), "steps": 4}
+    ways |= {
+        f"rule {rule}": {"model": Initialized(model=Pictured(), rule=rule), **PICTURED} for rule in INITIALIZATIONS
+    }
+    ways |= {
+        f"method {name}": {"model": Pictured(), "methods": (METHODS[name].make(**MORE.get(name, {})),), **PICTURED}
+        for name in METHODS
+    }
+    for place, changes in enumerate(ways.values()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LehrWarning)  # two steps are short for some
+            lehr.train(recipe(**{"steps": 2} | changes), run_dir=tmp_path / str(place))
+    left = sorted(fields - set(reads))
+    assert not left, left
 
 
 def test_a_setting_that_nothing_reads_is_noticed(tmp_path: Path, reads: Counter[tuple[str, str]]) -> None:
