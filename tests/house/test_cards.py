@@ -14,6 +14,7 @@ from lehr.models.gpt import GPTSettings
 from lehr.optim import OPTIMIZERS
 from lehr.recipes.gpt_text import recipe
 from lehr.schedules import SCHEDULES
+from lehr.training.methods import METHODS
 
 PACKAGE = ROOT / "src" / "lehr"
 CARDS = sorted((PACKAGE / "cards").glob("*.md"))
@@ -27,6 +28,8 @@ SECTIONS = [
     "Measured",
 ]
 OTHER_NAMES = {
+    "l1_penalty": "l1",
+    "l2_penalty": "l2",
     "constant": "constant-schedule",
     "step": "step-decay",
     "schedule_free_adamw": "schedule-free",
@@ -35,7 +38,7 @@ OTHER_NAMES = {
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULES])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULES, *METHODS])
 def test_every_row_has_a_card(name: str) -> None:
     assert OTHER_NAMES.get(name, name.replace("_", "-")) in [card.stem for card in CARDS]
 
@@ -63,7 +66,7 @@ def test_files_of_a_card_exist(card: Path) -> None:
 @each_card
 def test_settings_of_a_card_are_understood(card: Path) -> None:
     assignments = re.findall(r"`--set ([^`]+)`", card.read_text())
-    whole = [a for a in assignments if a.partition("=")[0] in {"optim", "schedule"}]
+    whole = [a for a in assignments if a.partition("=")[0] in {"optim", "schedule", "methods"}]
     start = override(recipe(), ["metrics=accuracy", *whole[:1]])
     assert isinstance(start, lehr.Recipe)
     assert isinstance(start.model, GPTSettings)
