@@ -259,12 +259,12 @@ def test_a_curve_of_zeros_and_one_below_zero_can_be_drawn() -> None:
 
 
 def test_the_text_names_boundaries_and_says_what_the_numbers_are_for() -> None:
-    text = describe(curve("warmup(200) then cosine(800)", momentum=0.9, adaptive=True, notes=("two groups",)))
+    text = describe(curve("warmup(200) then cosine(800)", momentum=0.9, other="AdamW", notes=("two groups",)))
     assert text.startswith("warmup(200) then cosine(800): 1000 steps, base rate 0.1\n")
     assert "      200  decay             0.1           1      0.0313\n" in text
     assert "temperature = rate / (batch size 32 * (1 - momentum 0.9)): slow heating, then cooling\n" in text
     assert "hottest 0.0313 at step 199," in text
-    assert text.endswith("rough guide only\nnote: two groups")
+    assert text.endswith("with AdamW it is a rough guide only\nnote: two groups")
     assert text.isascii()
 
 

@@ -25,13 +25,13 @@ def by_title(*texts: str, steps: int = 100) -> dict[str, dict[str, Any]]:
 
 
 def test_a_page_of_one_schedule(tmp_path: Path) -> None:
-    file = write_schedule_page([curve("warmup(200) then cosine", momentum=0.9, adaptive=True)], tmp_path / "s.html")
+    file = write_schedule_page([curve("warmup(200) then cosine", momentum=0.9, other="AdamW")], tmp_path / "s.html")
     page = Page(file)
     assert list(page.figures) == ["Learning rate", "Temperature", PICTURE]
     assert "warmup(200) then cosine" in page.text
     assert "200\ndecay\n0.1\n1\n0.9\n0.03125\n" in page.text
     assert "temperature = rate / (batch size 32 * (1 - momentum 0.9))" in page.text
-    assert "slow heating, then cooling" in page.text and "rough guide" in page.text
+    assert "slow heating, then cooling" in page.text and "With AdamW it is a rough guide only" in page.text
     assert not [a for tag, a in page.elements if tag in {"script", "link", "img"} and a.get("src")]
     assert [path.name for path in tmp_path.iterdir()] == ["s.html"]
 

@@ -41,10 +41,11 @@ def test_the_planned_rates_are_those_of_training(tmp_path: Path, schedule: Any) 
 
 def test_batch_size_and_momentum_are_those_of_the_run() -> None:
     curve = planned_curve(recipe(optim=SGD(lr=0.5, momentum=0.8)), "mine")
-    assert (curve.batch_size, curve.rate, curve.momentum, curve.adaptive) == (8, 0.5, 0.8, False)
+    assert (curve.batch_size, curve.rate, curve.momentum, curve.other) == (8, 0.5, 0.8, None)
     assert curve.boundaries[-1].momentum == 0.8
     adam = planned_curve(recipe(optim=AdamW(lr=0.5, betas=(0.7, 0.9))), "mine")
-    assert (adam.momentum, adam.adaptive) == (0.7, True)
+    assert (adam.momentum, adam.other) == (0.7, "AdamW")
+    assert planned_curve(recipe(optim=SGD(lr=0.5, form="guide")), "mine").other is None
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*points()), batch_size=12)
     assert planned_curve(recipe(data=lehr.Data(train=loader)), "mine").batch_size == 12
 
@@ -85,7 +86,7 @@ def test_lazy_models_and_optimizers_of_ones_own_are_planned_too() -> None:
             return [torch.optim.RMSprop(model.parameters(), lr=0.25)]
 
     curve = planned_curve(recipe(model=lambda: nn.LazyLinear(3), optim=Mine()), "mine")
-    assert (curve.rate, curve.momentum, curve.adaptive) == (0.25, 0.0, True)
+    assert (curve.rate, curve.momentum, curve.other) == (0.25, 0.0, "RMSprop")
 
 
 def test_nothing_is_written_and_no_global_draw_changes(tmp_path: Path, global_draws: Any) -> None:

@@ -142,8 +142,8 @@ class Curve:
     batch_size: int
     momentum: float | Callable[[int], float] = 0.0
     """One for the whole run, or a function of the step."""
-    adaptive: bool = False
-    """Whether the optimizer divides by the gradients' size, so that the temperature is a rough guide only."""
+    other: str | None = None
+    """The name of an optimizer that is not SGD, for which the temperature is a rough guide only."""
     notes: tuple[str, ...] = ()
     """What has to be said with it."""
 

@@ -157,7 +157,7 @@ def _section(curve: Curve, place: int, *, several: bool) -> str:
 def _temperature(curves: Sequence[Curve]) -> str:
     """Say what the temperature is, and for whom it is only a guide."""
     formulas = dict.fromkeys(formula(curve) for curve in curves)
-    adaptive = " and ".join(curve.name for curve in curves if curve.adaptive)
+    others = " and ".join(dict.fromkeys(curve.other for curve in curves if curve.other))
     lines = [
         *formulas,
         "The noise of the batches moves the weights as heat moves a particle. With SGD its strength is proportional to "
@@ -165,9 +165,9 @@ def _temperature(curves: Sequence[Curve]) -> str:
         "heats. Hot weights cross ridges and find other valleys, cold ones settle into the valley that they are in. "
         "Cooled too fast, they are caught wherever they happen to be; too slowly, the time is wasted.",
     ]
-    if adaptive:
+    if others:
         lines.append(
-            f"{adaptive}: the optimizer divides by the size of the gradients, so there the number is a rough guide "
-            "only: compare it within a run, not between optimizers."
+            f"It is derived for SGD. With {others} it is a rough guide only: Adam and its kin divide by the size of the "
+            "gradients, noise included. Compare it within a run, not between optimizers."
         )
     return f"<h2>Temperature</h2>{''.join(f'<p>{text(line)}</p>' for line in lines)}"

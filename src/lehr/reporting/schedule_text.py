@@ -11,7 +11,6 @@ __all__ = ["chart", "describe", "formula"]
 WIDTH, HEIGHT = 64, 10
 ROWS = 14
 """So many phases are listed at most: the first and the last of them."""
-ROUGH = "the optimizer divides by the size of the gradients, so its temperature is a rough guide only"
 COLUMNS = ("step", "phase", "rate", "factor", "temperature")
 
 
@@ -69,8 +68,8 @@ def describe(curve: Curve) -> str:
     lines += ["", *_phases(curve.boundaries), "", f"{formula(curve)}: {reading(curve)}"]
     hottest, heat = curve.hottest
     lines.append(f"hottest {heat:.3g} at step {hottest}, {curve.boundaries[-1].temperature:.3g} at the end")
-    notes = (ROUGH, *curve.notes) if curve.adaptive else curve.notes
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    rough = (f"the temperature is that of SGD; with {curve.other} it is a rough guide only",) if curve.other else ()
+    return "\n".join([*lines, *(f"note: {note}" for note in (*rough, *curve.notes))])
 
 
 def formula(curve: Curve) -> str:

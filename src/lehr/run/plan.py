@@ -9,12 +9,16 @@ import torch
 
 from lehr.data.opening import training_loader
 from lehr.optim.built import as_optimizers
+from lehr.optim.sgd import VelocitySGD
 from lehr.reporting.curve import BY_EVALUATIONS, Curve
 from lehr.run.assemble import build_model, lengths, resolve_momentum, resolve_schedule, resolve_watchers
 from lehr.run.checks import materialize
 from lehr.run.recipe import Recipe
 
 __all__ = ["planned_curve"]
+
+PLAIN = (torch.optim.SGD, VelocitySGD)
+"""The optimizers that the temperature is derived for."""
 
 
 def planned_curve(recipe: Recipe, name: str) -> Curve:
@@ -37,7 +41,7 @@ def planned_curve(recipe: Recipe, name: str) -> Curve:
         rate=float(group["lr"]),
         batch_size=loader.batch_size,
         momentum=momentum or _momentum(group),
-        adaptive=not isinstance(optimizers[0], torch.optim.SGD),
+        other=None if isinstance(optimizers[0], PLAIN) else type(optimizers[0]).__name__,
         notes=_notes(optimizers, by_evaluations=bool(resolve_watchers(recipe, schedule, optimizers, splits))),
     )
 
