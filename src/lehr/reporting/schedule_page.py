@@ -167,7 +167,7 @@ def _temperature(curves: Sequence[Curve]) -> str:
     ]
     if others:
         lines.append(
-            f"It is derived for SGD. With {others} it is a rough guide only: Adam and its kin divide by the size of the "
-            "gradients, noise included. Compare it within a run, not between optimizers."
+            f"It is derived for SGD. With {others} it is a rough guide only: Adam and its kin divide by the size of "
+            "the gradients, noise included. Compare it within a run, not between optimizers."
         )
     return f"<h2>Temperature</h2>{''.join(f'<p>{text(line)}</p>' for line in lines)}"
