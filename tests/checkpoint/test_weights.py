@@ -201,7 +201,9 @@ def test_what_is_to_be_left_stays_as_the_model_has_it(file: Path) -> None:
     model = Net()
     head = model.head.weight.detach().clone()
     line = load_weights(model, file, leave=["head.*"])
-    assert line.endswith("7 of 7 tensors loaded, 0 missing or of another shape, 0 unexpected, 2 left as the model has them")
+    assert line.endswith(
+        "7 of 7 tensors loaded, 0 missing or of another shape, 0 unexpected, 2 left as the model has them"
+    )
     assert torch.equal(model.head.weight, head)
     assert torch.equal(model.body.weight, safetensors.torch.load_file(file)["body.weight"])
     load_weights(Net(classes=9), file, leave=["head.*"])

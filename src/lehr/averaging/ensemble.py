@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lehr.averaging.held import in_full
 from lehr.base.errors import DataError, SettingError
+from lehr.base.tensors import in_full
 
 __all__ = ["Ensemble", "How", "combine", "shares_of"]
 

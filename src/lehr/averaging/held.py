@@ -9,13 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lehr.base.errors import CheckpointError
+from lehr.base.tensors import in_full
 
-__all__ = ["HeldWeights", "in_full"]
-
-
-def in_full(value: Tensor) -> Tensor:
-    """Return a value of 16 bits in 32: a small step towards it would be rounded away."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+__all__ = ["HeldWeights"]
 
 
 class HeldWeights:

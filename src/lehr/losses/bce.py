@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lehr.losses.elements import check_elements, in_full, num_elements
+from lehr.base.tensors import in_full
+from lehr.losses.elements import check_elements, num_elements
 
 __all__ = ["bce"]
 

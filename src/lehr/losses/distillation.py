@@ -16,8 +16,8 @@ from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch
 from lehr.base.seeds import seeded
 from lehr.base.settings import describe_callable
+from lehr.base.tensors import in_full
 from lehr.losses.cross_entropy import cross_entropy
-from lehr.losses.elements import in_full
 from lehr.losses.kinds import class_weights, classes_last, ignored, of_classes
 from lehr.losses.rows import counted_rows
 from lehr.losses.supervised import Supervised, sum_and_count

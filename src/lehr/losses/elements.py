@@ -6,17 +6,9 @@ import torch
 from torch import Tensor
 
 from lehr.base.errors import DataError, SettingError
+from lehr.base.tensors import in_full
 
-__all__ = ["added", "check_elements", "in_full", "num_elements", "residual"]
-
-
-def in_full(value: Tensor) -> Tensor:
-    """Return a value of 16 bits in 32: a sum leaves fp16's range, or bf16's digits, where the mean does not.
-
-    >>> in_full(torch.ones(1, dtype=torch.float16)).dtype, in_full(torch.ones(1, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
-    """
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+__all__ = ["added", "check_elements", "num_elements", "residual"]
 
 
 def check_elements(output: Tensor, target: Tensor, mask: Tensor | None = None) -> None:

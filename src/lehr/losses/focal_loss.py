@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lehr.base.errors import SettingError
-from lehr.losses.elements import check_elements, in_full, num_elements
+from lehr.base.tensors import in_full
+from lehr.losses.elements import check_elements, num_elements
 from lehr.losses.rows import as_rows, counted_rows, num_rows
 
 __all__ = ["binary_focal_loss", "focal_loss"]

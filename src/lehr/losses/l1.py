@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lehr.base.errors import SettingError
-from lehr.losses.elements import added, in_full
+from lehr.base.tensors import in_full
+from lehr.losses.elements import added
 
 __all__ = ["l1", "soft_threshold", "soft_threshold_"]
 

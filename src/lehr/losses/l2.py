@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from lehr.losses.elements import added, in_full
+from lehr.base.tensors import in_full
+from lehr.losses.elements import added
 
 __all__ = ["l2"]
 

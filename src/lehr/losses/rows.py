@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lehr.base.errors import DataError, SettingError
-from lehr.losses.elements import in_full
+from lehr.base.tensors import in_full
 
 __all__ = ["NEVER", "as_rows", "counted_rows", "label_problem", "num_rows", "probability_problem"]
 

@@ -18,7 +18,7 @@ from lehr.base.batches import num_samples
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch
 from lehr.base.settings import Settings, describe_callable
-from lehr.losses.elements import in_full
+from lehr.base.tensors import in_full
 from lehr.losses.kinds import (
     Loss,
     check_reduction,

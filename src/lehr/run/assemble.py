@@ -15,6 +15,7 @@ from torch import nn
 from lehr.base import seeds
 from lehr.base.durations import Duration, RunLength
 from lehr.base.errors import LehrError, RecipeFileError, SettingError, StopRun
+from lehr.base.momentum import check_momentum
 from lehr.base.optional import need
 from lehr.base.protocols import Averaged, Batch, Loader, Method, MethodSettings, Observer, RunContext, Stateful, Tracker
 from lehr.checkpoint.store import CheckpointStore
@@ -28,7 +29,6 @@ from lehr.dist.wrap import share_gradients
 from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
 from lehr.optim.built import as_optimizers
-from lehr.optim.momentum import check_momentum
 from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
 from lehr.run.checks import materialize, preflight, warn_of_no_effect

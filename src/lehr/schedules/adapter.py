@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lehr.base.errors import SettingError
+from lehr.base.momentum import check_momentum, set_momentum
 from lehr.base.protocols import Place
 from lehr.schedules.plateau import PlateauSchedule
 from lehr.schedules.schedule import Schedule, observers
@@ -46,7 +47,7 @@ class Scheduler(LRScheduler):
         self._alone = isinstance(schedule, PlateauSchedule)
         self._updates = 0
         if momentum is not None:
-            _check_momentum(optimizer)
+            check_momentum([optimizer])
         super().__init__(optimizer)
         if each_update and not self._alone:
             optimizer.register_step_post_hook(self._count)
@@ -72,7 +73,7 @@ class Scheduler(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rates at the present step; the momentum is written on the way."""
         if self.momentum is not None:
-            _set_momentum(self.optimizer, self.momentum(self.last_epoch))
+            set_momentum([self.optimizer], self.momentum(self.last_epoch))
         factor = self.schedule(self.last_epoch)
         return [base * factor for base in self.base_lrs]
 
@@ -100,22 +101,6 @@ class Scheduler(LRScheduler):
                 "the optimizer has made 2 updates since the schedule was stepped; call scheduler.step() after each "
                 "optimizer.step(), or say as_torch(..., each_update=False) if the schedule counts something else"
             )
-
-
-def _check_momentum(optimizer: torch.optim.Optimizer) -> None:
-    for group in optimizer.param_groups:
-        if "betas" not in group and "momentum" not in group:
-            raise SettingError(
-                f"{type(optimizer).__name__} has neither momentum nor betas to cycle; leave out the momentum"
-            )
-
-
-def _set_momentum(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        if "betas" in group:
-            group["betas"] = (value, *group["betas"][1:])
-        else:
-            group["momentum"] = value
 
 
 def from_torch(scheduler: LRScheduler) -> Schedule:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lehr.base import seeds
 from lehr.base.batches import num_samples, split
+from lehr.base.momentum import set_momentum
 from lehr.base.protocols import Batch, Place
 from lehr.dist.collectives import sum_over_ranks, sums_over_ranks
 from lehr.dist.ranks import Ranks
@@ -20,7 +21,6 @@ from lehr.dist.wrap import without_sync
 from lehr.losses.objective import Objective
 from lehr.optim.clip import clip_factor, global_norm
 from lehr.optim.lean import lean_step
-from lehr.optim.momentum import set_momentum
 from lehr.schedules.schedule import Schedule
 from lehr.training.buffers import KeptBuffers
 from lehr.training.events import Listeners
