@@ -57,7 +57,7 @@ class VarianceReport:
         lines = [f"{'layer':{width}}  activation   to first    gradient    to last"]
         lines += [
             f"{layer.name:{width}}  {layer.activation:10.3g} {layer.activation_ratio:10.3g}  {layer.gradient:10.3g} "
-            f"{layer.gradient_ratio:10.3g}  {'' if layer.ok else 'outside'}".rstrip()
+            f"{layer.gradient_ratio:10.3g}  {'pass' if layer.ok else 'fail'}"
             for layer in self.layers
         ]
         return "\n".join([*lines, f"bounds of the ratios: {self.low:g} to {self.high:g}"])
