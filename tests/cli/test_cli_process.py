@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from commands import HEAD, RECIPE, end, lehr, start, wait_for
 
 from lehr.cli.output import print_json
+from lehr.recipes.table import RECIPES
 
 KEYS = {
     "run",
@@ -133,12 +135,12 @@ def test_the_command_is_installed() -> None:
 
 def test_lists_are_one_object(tmp_path: Path) -> None:
     everything = lehr("list", "--json").json
-    assert list(everything) == ["recipes", "optimizers", "schedules", "metrics"]
-    assert list(everything["recipes"]) == ["gpt-text", "digits", "translate", "images", "gpt2-124m"]
+    assert list(everything) == ["recipes", "optimizers", "schedules", "methods", "metrics", "losses"]
+    assert list(everything["recipes"]) == list(RECIPES)
     assert list(lehr("list", "schedules", "--json").json) == ["schedules"]
     for kind, rows in everything.items():
         for name, summary in rows.items():
-            assert f"{name:16} {summary}" in lehr("list", kind).out
+            assert re.search(rf"^  {name} +{re.escape(summary)}", lehr("list", kind).out, re.MULTILINE)
 
 
 def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ USAGE = {
     "extra": (["train", "digits", "more"], "unexpected extra argument"),
     "option": (["train", "digits", "--sett", "a=1"], "No such option: --sett"),
     "length": (["sample", "run", "--length", "0"], "Invalid value for '--length'"),
-    "kind": (["list", "optimizer"], "(did you mean 'optimizers'?); choose from: recipes, optimizers, schedules, metr"),
+    "kind": (["list", "optimizer"], "(did you mean 'optimizers'?); choose from: recipes, optimizers, schedules, meth"),
     "split": (
         ["eval", "run", "--split", "vall"],
         "--split vall is unknown (did you mean 'val'?); choose from: val, tr",

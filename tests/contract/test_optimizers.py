@@ -219,10 +219,8 @@ def test_parameters_in_bfloat16(row: Any) -> None:
     assert all(p.dtype == torch.bfloat16 and bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
-@ROWS
+@pytest.mark.parametrize("row", rows([name for name in OPTIMIZERS if name not in SINGLE]))
 def test_a_closure_is_called_with_gradients_on(row: Any) -> None:
-    if row.name in SINGLE:
-        pytest.skip("bitsandbytes' own business")
     model, optimizers = build(row)
 
     def closure() -> float:

@@ -47,9 +47,10 @@ def list_(
             for row_name, text in _choices(known[name]).items():
                 print(f"  If you {text} -> {row_name}")
             continue
+        width = max(map(len, known[name]))
         for row in known[name].values():
             needs = f" (needs lehr[{row.needs}])" if row.needs else ""
-            print(f"  {row.name:20} {row.summary}{needs}")
+            print(f"  {row.name:{width}}  {row.summary}{needs}")
 
 
 def _summaries(table: Table) -> dict[str, str]:
