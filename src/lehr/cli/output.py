@@ -36,7 +36,7 @@ def print_result(result: RunResult, extra: Mapping[str, Any]) -> None:
     rate = rate or (f"{result.samples_per_second:,.0f} samples/s" if result.samples_per_second else "")
     lines[0] += f", {rate}" if rate else ""
     if result.val_loss is not None:
-        values = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.metrics.items())
+        values = "  ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in result.metrics.items())
         lines.append(f"validation: loss {result.val_loss:.4f}  {values}".rstrip())
     if "compressors" in extra and "bits_per_byte" in result.metrics:
         lines += _yardsticks(result.metrics["bits_per_byte"], extra["compressors"])
@@ -47,6 +47,11 @@ def print_result(result: RunResult, extra: Mapping[str, Any]) -> None:
     if result.stopped == "preempted":
         lines.append(f"go on with it: lehr resume {result.run}")
     print("\n".join(lines), flush=True)
+
+
+def _shown(value: float | None) -> str:
+    """Write a value, also one that was not finite when it went through JSON."""
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _yardsticks(bits: float, compressors: Mapping[str, float]) -> list[str]:

@@ -36,7 +36,8 @@ from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import ModelSettings, Recipe
 from lehr.run.saver import Saver
-from lehr.schedules.schedule import Schedule, ScheduleSettings, observers
+from lehr.schedules.function import as_settings
+from lehr.schedules.schedule import Schedule, observers
 from lehr.track.guard import Guarded
 from lehr.track.jsonl import JsonlTracker
 from lehr.track.tensorboard import TensorBoardTracker
@@ -50,7 +51,7 @@ from lehr.training.loop import Loop
 from lehr.training.precision import autocast, scaler, warn_of_low_precision_weights
 from lehr.training.records import TrainingRecords
 from lehr.training.scores import Scores
-from lehr.training.state import ModelState
+from lehr.training.state import ModelState, TrainedWeights
 from lehr.training.steps.eager import EagerStep
 from lehr.training.steps.latch import Latch, can_mask
 from lehr.training.stopping import Stopping
@@ -77,6 +78,8 @@ class Assembly:
     """``(limit, asked)`` -> values: validates on all data, or on ``limit`` batches of it; ``asked()`` says whether a
     stop is wanted by now."""
     environment: dict[str, Any]
+    averages: Sequence[Averaged]
+    """What keeps other weights of the model than those that are trained."""
     compiled: CompileWatch | None
     weights_line: str | None
     """What was loaded from `Recipe.weights`."""
@@ -158,8 +161,10 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     scores = Scores(monitor=monitor, goal=goal)
     validate = _validation(recipe, splits, called, metrics, averages, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
+    in_place = [average for average in averages if not average.prefix]
     parts: dict[str, Stateful] = {
-        "model": ModelState(model),
+        "model": ModelState(model, in_place),
+        **({"trained": TrainedWeights(model)} if in_place else {}),
         "optimizer": NamedState(model, optimizers),
         "loader": loader,
         "clock": clock,
@@ -207,6 +212,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         saver=saver,
         validate=validate,
         environment=environment,
+        averages=averages,
         compiled=compiled,
         weights_line=weights_line,
     )
@@ -328,13 +334,12 @@ def lengths(recipe: Recipe, loader: Loader, facts: Mapping[str, Any]) -> tuple[R
 
 def resolve_schedule(recipe: Recipe, run: RunLength) -> Schedule:
     """Return the factor on the rates as a function of the step."""
-    schedule: Schedule | ScheduleSettings = recipe.schedule
-    return schedule.resolve(run) if isinstance(schedule, ScheduleSettings) else schedule
+    return as_settings(recipe.schedule).resolve(run)
 
 
 def resolve_momentum(recipe: Recipe, run: RunLength, optimizers: Sequence[torch.optim.Optimizer]) -> Schedule | None:
     """Return the momentum as a function of the step, where the schedule cycles it."""
-    momentum = recipe.schedule.momentum(run) if isinstance(recipe.schedule, ScheduleSettings) else None
+    momentum = as_settings(recipe.schedule).momentum(run)
     if momentum is not None:
         check_momentum(optimizers)
     return momentum

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from typing import Any
+
+from torch import nn
 
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.data.text import TextData
@@ -15,6 +18,7 @@ from lehr.run.assemble import Assembly
 from lehr.run.folder import RunFolder
 from lehr.run.result import RunResult
 from lehr.run.sample import can_sample, sample_text
+from lehr.training.evaluate import put_in, weights_of
 
 __all__ = ["finish"]
 
@@ -29,7 +33,8 @@ def finish(assembly: Assembly, folder: RunFolder, ranks: Ranks, *, yardsticks: b
         return result
     content: dict[str, Any] = result.plain()
     if can_sample(assembly.model, assembly.splits.facts):
-        content["sample"] = sample_text(assembly.model, assembly.splits.facts, seed=assembly.recipe.seed)
+        with put_in(assembly.averages, weights_of(assembly.recipe.evaluate.monitor, assembly.averages)):
+            content["sample"] = sample_text(assembly.model, assembly.splits.facts, seed=assembly.recipe.seed)
     data = assembly.recipe.data
     if yardsticks and isinstance(data, TextData) and data.tokens == "byte" and "bits_per_byte" in result.metrics:
         training, held_out = data.texts()
@@ -41,6 +46,14 @@ def finish(assembly: Assembly, folder: RunFolder, ranks: Ranks, *, yardsticks: b
     except (OSError, SettingError) as error:  # the run is whole without it
         warnings.warn(f"{error}; once there is room, `lehr report {folder}` writes it", LehrWarning, stacklevel=2)
     return result
+
+
+def _measured(assembly: Assembly) -> nn.Module:
+    """Return the model; where others than its trained weights were measured, a copy that has those."""
+    if all(average.prefix for average in assembly.averages):
+        return assembly.model
+    with put_in(assembly.averages, "model"):
+        return copy.deepcopy(assembly.model)
 
 
 def _result(assembly: Assembly, folder: RunFolder) -> RunResult:
@@ -66,5 +79,5 @@ def _result(assembly: Assembly, folder: RunFolder) -> RunResult:
         tokens_per_second=clock.count / seconds if seconds and tokens else None,
         skipped=clock.skipped,
         compilations=assembly.compiled.compilations if assembly.compiled else None,
-        model=assembly.model,
+        model=_measured(assembly),
     )

@@ -22,13 +22,11 @@ from lehr.data.validation import training_batches, validation_batches
 from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
-from lehr.optim.built import as_optimizers
-from lehr.optim.state import NamedState
 from lehr.run.assemble import build_methods, build_model, pick_device
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import Recipe
 from lehr.run.resume import changed_data, made_again
-from lehr.training.evaluate import check_metrics, evaluate, evaluate_averages
+from lehr.training.evaluate import check_metrics, evaluate, evaluate_averages, put_in, weights_of
 from lehr.training.events import Listeners
 from lehr.training.precision import autocast
 from lehr.training.state import ModelState
@@ -57,16 +55,7 @@ class OpenedRun:
 
         None stands for those that the run's monitored value was measured with.
         """
-        known = {average.prefix: average for average in self.averages if average.prefix}
-        if weights is None:
-            monitor = self.recipe.evaluate.monitor
-            weights = next((prefix for prefix in known if monitor.startswith(f"{prefix}_")), "model")
-        if weights not in ("model", *known):
-            raise SettingError(f"this run has no weights {weights!r}; it has: {', '.join(('model', *known))}")
-        with contextlib.ExitStack() as stack:
-            for average in self.averages:
-                if average.prefix in ("", weights):
-                    stack.enter_context(average.put_in())
+        with put_in(self.averages, weights or weights_of(self.recipe.evaluate.monitor, self.averages)):
             yield self.model
 
     def evaluate(self, *, split: Literal["train", "val"] = "val") -> dict[str, float]:
@@ -147,10 +136,6 @@ def _averages(
     recipe: Recipe, model: nn.Module, state: Mapping[str, Any], saved: Mapping[str, Any], device: torch.device
 ) -> list[Averaged]:
     """Return what holds other weights of the model, with what a checkpoint has of them."""
-    optimizers: list[torch.optim.Optimizer] = []
-    if hasattr(recipe.optim, "prefix"):
-        optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
-        NamedState(model, optimizers).load_state_dict(state["optimizer"])
     context = RunContext(
         model=model,
         run=RunLength(saved["total_steps"], saved.get("steps_per_epoch"), saved.get("tokens_per_step")),
@@ -164,7 +149,7 @@ def _averages(
     methods = build_methods([m for m in recipe.methods if hasattr(m, "prefix")], context)
     for name, method in Listeners(methods).stateful().items():
         method.load_state_dict(state["listeners"][name])
-    return [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]
+    return [kept for kept in methods if isinstance(kept, Averaged)]
 
 
 def _checkpoint(folder: RunFolder, recipe: Recipe, which: str) -> Found:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +28,24 @@ class Function(ScheduleSettings):
 
     def over(self, steps: int, run: RunLength) -> Schedule:
         """Return the function, held after ``steps`` updates."""
-        return Held(self.call, steps)
+        return Held(functools.partial(checked, self.call), steps)
+
+
+def checked(schedule: Callable[[int], Any], step: int) -> float:
+    """Return ``schedule(step)``, and refuse what is no factor: a rate that is negative or no number spoils the weights.
+
+    >>> checked(lambda step: -0.5, 3)
+    Traceback (most recent call last):
+    ...
+    lehr.base.errors.SettingError: the schedule <lambda> gives -0.5 at step 3; a factor is a finite number, 0 or more
+    """
+    factor = schedule(step)
+    if not isinstance(factor, numbers.Real) or not 0 <= float(factor) < math.inf:
+        name = getattr(schedule, "__name__", type(schedule).__name__)
+        raise SettingError(
+            f"the schedule {name} gives {factor!r} at step {step}; a factor is a finite number, 0 or more"
+        )
+    return float(factor)
 
 
 def as_settings(given: Any) -> ScheduleSettings:

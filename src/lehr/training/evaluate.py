@@ -19,7 +19,7 @@ from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Objective, Supervised
 from lehr.metrics.metric import Metric
 
-__all__ = ["check_metrics", "evaluate", "evaluate_averages", "evaluation_mode", "loss_views"]
+__all__ = ["check_metrics", "evaluate", "evaluate_averages", "evaluation_mode", "loss_views", "put_in", "weights_of"]
 
 
 def check_metrics(metrics: Sequence[Metric], objective: Objective) -> None:
@@ -97,6 +97,28 @@ def evaluate(
     return values | loss_views(values["loss"], metrics)
 
 
+def weights_of(monitor: str, averages: Sequence[Averaged]) -> str:
+    """Return the name of the weights that the value ``monitor`` is measured with: "model", or a prefix.
+
+    >>> weights_of("loss", [])
+    'model'
+    """
+    return next((a.prefix for a in averages if a.prefix and monitor.startswith(f"{a.prefix}_")), "model")
+
+
+@contextlib.contextmanager
+def put_in(averages: Sequence[Averaged], weights: str) -> Iterator[None]:
+    """Let the model have the weights of this name within a block: "model", "ema" and the like."""
+    known = ("model", *(a.prefix for a in averages if a.prefix))
+    if weights not in known:
+        raise SettingError(f"this run has no weights {weights!r}; it has: {', '.join(known)}")
+    with contextlib.ExitStack() as stack:
+        for average in averages:
+            if average.prefix in ("", weights):
+                stack.enter_context(average.put_in())
+        yield
+
+
 def evaluate_averages(once: Callable[[], dict[str, float]], averages: Sequence[Averaged]) -> dict[str, float]:
     """Return what ``once()`` measures, and under each average's prefix what it measures with those weights.
 
@@ -105,10 +127,7 @@ def evaluate_averages(once: Callable[[], dict[str, float]], averages: Sequence[A
     >>> evaluate_averages(lambda: {"loss": 1.0}, [])
     {'loss': 1.0}
     """
-    with contextlib.ExitStack() as stack:
-        for average in averages:
-            if not average.prefix:
-                stack.enter_context(average.put_in())
+    with put_in(averages, "model"):
         values = once()
     for average in averages:
         if average.prefix:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lehr.base.errors import CheckpointError
-from lehr.base.protocols import Stateful
+from lehr.base.protocols import Averaged, Stateful
 
-__all__ = ["ModelState", "capture", "restore"]
+__all__ = ["ModelState", "TrainedWeights", "capture", "restore"]
 
 
 class ModelState:
-    """A model's parameters and persistent buffers. Loading copies into them, so that ties and alignment stay."""
+    """A model's parameters and persistent buffers. Loading copies into them, so that ties and alignment stay.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    What takes the place of the trained weights in evaluations, such as the average of a schedule-free optimizer, takes
+    it here too: the model of a checkpoint is the one that was measured.
+    """
+
+    def __init__(self, model: nn.Module, in_place: Sequence[Averaged] = ()) -> None:
+        self._model, self._in_place = model, in_place
 
     def state_dict(self) -> dict[str, Any]:
         """Return the model's own state, under its own names."""
-        return dict(self._model.state_dict())
+        if not self._in_place:
+            return dict(self._model.state_dict())
+        with contextlib.ExitStack() as stack:
+            for average in self._in_place:
+                stack.enter_context(average.put_in())
+            state = self._model.state_dict()
+            return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
         """Set it; every name must fit."""
@@ -29,6 +41,23 @@ class ModelState:
             self._model.load_state_dict(dict(state), strict=True)
         except RuntimeError as error:
             raise CheckpointError(f"the checkpoint does not fit the model: {error}") from None
+
+
+class TrainedWeights:
+    """The parameters that training goes on with, where a checkpoint's model has others."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the parameters by name."""
+        return {name: parameter.detach() for name, parameter in self._model.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        """Set them."""
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                parameter.copy_(state[name])
 
 
 def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:

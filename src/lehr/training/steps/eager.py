@@ -224,8 +224,8 @@ class EagerStep:
         """Set the rates and let the optimizers change the parameters."""
         for change in self.listeners.grads_ready:
             change(self.model, place)
-        self.writing = True
         factor = self.schedule(step)
+        self.writing = True
         for group, base in self.rates:
             group["lr"] = base * factor
         if self.momentum is not None:
