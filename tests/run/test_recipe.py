@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lehr
 from lehr.base.errors import DataError, SettingError
+from lehr.base.settings import override
 from lehr.metrics import Metric
-from lehr.optim import AdamW, Muon
+from lehr.optim import AdamW, Muon, Rule
 from lehr.run.recipe import Evaluate, Recipe, Save, Track
 from lehr.schedules import WarmupCosine
 from lehr.training.stopping import Stop
@@ -50,6 +51,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "an objective that is none": (lambda: recipe(objective=3), "objective=3 cannot be called; give a loss"),
     "an unknown loss": (lambda: recipe(objective="mean"), r"unknown loss 'mean'"),
+    "two methods in one name": (lambda: recipe(methods="ema,mixup"), r'read as one name; write several as \["ema", "mixup"\]'),
+    "a field of no method": (lambda: override(recipe(), ["methods.ema.decay=0.9"]), "'methods' is empty; say first what it is to hold, for example --set methods=ema"),
+    "a rule without its list": (lambda: override(recipe(), ['optim.rules={"pattern": "*"}']), r"write several values as \[1, 2\], and one as \[1\]"),
     "a precision with a slip": (lambda: recipe(precision="bf61"), r"precision='bf61' is refused.*\(did you mean 'bf16'\?\)"),
     "a duration that is none": (lambda: Track(every="often"), "'often' is not a duration; write a number of steps"),
     "a required field": (lambda: Recipe(data=lehr.Data(train=points()), objective=len, steps=1), "Recipe needs 'model'"),
@@ -111,3 +115,8 @@ def test_what_is_refused_before_any_work_is_done(case: str, tmp_path: Any) -> No
     with pytest.raises(kind, match=message):
         lehr.train(recipe(**changes), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_frozen_altogether_is_refused() -> None:
+    with pytest.raises(SettingError, match="optim.rules freeze every parameter"):
+        lehr.Trainer(recipe(optim=AdamW(rules=(Rule(pattern="*", frozen=True),))))

@@ -82,7 +82,9 @@ def _hint(kind: str, given: Any, text: str) -> str:
     """
     if kind == "literal_error":
         return did_you_mean(str(given), re.findall(r"'([^']*)'", text))
-    return "; write several values as [1, 2]" if kind in {"tuple_type", "list_type"} and isinstance(given, str) else ""
+    if kind in {"tuple_type", "list_type"} and isinstance(given, str | dict):
+        return "; write several values as [1, 2], and one as [1]"
+    return ""
 
 
 def _unknown_field(owner: type[Settings], name: str) -> str:
@@ -131,8 +133,11 @@ def _within(current: Any, rest: list[str], text: str, done: tuple[str, ...]) -> 
         place = _place(current, rest[0], done)
         changed = _assign(current[place], rest[1:], text, (*done, rest[0]))
         return (*current[:place], changed, *current[place + 1 :])
+    where = ".".join(done)
+    if current == ():
+        raise SettingError(f"{where!r} is empty; say first what it is to hold, for example --set {where}={rest[0]}")
     raise SettingError(
-        f"{'.'.join(done)!r} is {_shown(current)}, which has no field {rest[0]!r}; set it in the recipe's own file"
+        f"{where!r} is {_shown(current)}, which has no field {rest[0]!r}; set it in the recipe's own file"
     )
 
 

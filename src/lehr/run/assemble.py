@@ -109,7 +109,10 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         weights_line = load_weights(model, path, allow=recipe.weights_allow, leave=recipe.weights_leave)
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
-    optimizers = as_optimizers(recipe.optim.build(model), type(recipe.optim).__name__)
+    built = recipe.optim.build(model)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise SettingError("optim.rules freeze every parameter, so nothing would be trained; leave some of them out")
+    optimizers = as_optimizers(built, type(recipe.optim).__name__)
     schedule = resolve_schedule(recipe, run)
     momentum = resolve_momentum(recipe, run, optimizers)
     watchers = resolve_watchers(recipe, schedule, optimizers, splits)

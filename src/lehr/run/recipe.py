@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -92,8 +93,14 @@ def _schedule(given: Any) -> Any:
     return parse(given) if isinstance(given, str) else given
 
 
+def _items(given: Any) -> Any:
+    if isinstance(given, str) and "," in given:
+        raise SettingError(f"this is read as one name; write several as {json.dumps(given.split(','))}")
+    return given if isinstance(given, list | tuple) else [given]
+
+
 def _methods(given: Any) -> Any:
-    items = given if isinstance(given, list | tuple) else [given]
+    items = _items(given)
     made = tuple(METHODS[item].make() if isinstance(item, str) else item for item in items)
     for item in made:
         if not isinstance(item, Method | Observer | MethodSettings) or isinstance(item, type):
@@ -105,7 +112,7 @@ def _methods(given: Any) -> Any:
 
 
 def _metrics(given: Any) -> Any:
-    items = [given] if isinstance(given, str | Metric) else given
+    items = _items(given)
     return tuple(METRICS[item].make() if isinstance(item, str) else item for item in items)
 
 
