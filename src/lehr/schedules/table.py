@@ -55,7 +55,7 @@ SCHEDULES = Table(
             name="multi_step",
             make=MultiStep,
             summary="times gamma at each milestone",
-            choose="repeat a published run that lists its milestones",
+            choose="want a baseline to compare with whose milestones are given, as a published run lists them",
         ),
         Row(
             name="exponential",
