@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ def test_ever_smaller_steps_become_the_flow() -> None:
     time = 1.5
     errors = [distance(descent(time / k, k), flow(time)) for k in (50, 100, 200, 400)]
     assert errors[-1] < 2e-3 * float(START.norm())
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert coarse / fine == pytest.approx(2, rel=0.03)
 
 
