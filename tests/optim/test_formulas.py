@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lehr.optim import (
     SGD,
@@ -26,7 +27,7 @@ from lehr.optim import (
 )
 from lehr.optim.muon import MatrixMuon
 from lehr.optim.schedule_free import ScheduleFreeOptimizer
-from lehr.optim.soap import eigenbasis, refreshed
+from lehr.optim.soap import SOAPOptimizer, eigenbasis, refreshed
 
 STEPS = 20
 
@@ -248,6 +249,68 @@ def test_soap() -> None:
                 basis_right = torch.linalg.qr(right @ basis_right[:, order_right])[0]
                 second = second[order_left] if sides[0] else second
                 second = second[:, order_right] if sides[1] else second
+
+
+def test_adafactor_where_the_root_of_the_step_is_below_the_rate() -> None:
+    """The formula with a rate of 1, which is above 1/sqrt(t) from the second step on, and a schedule on top."""
+    rows, columns, vector = torch.zeros(4, 1).double(), torch.zeros(1, 3).double(), torch.zeros(4).double()
+
+    def update(step: int, given: list[Tensor], held: list[Tensor]) -> None:
+        keep = 1 - (step + 1) ** -0.8
+        rows.mul_(keep).add_((1 - keep) * given[0].square().mean(1, keepdim=True))
+        columns.mul_(keep).add_((1 - keep) * given[0].square().mean(0, keepdim=True))
+        vector.mul_(keep).add_((1 - keep) * given[1].square())
+        for place, moment in enumerate((rows @ columns / rows.mean(), vector)):
+            direction = given[place] / moment.sqrt()
+            direction /= max(1.0, float(direction.square().mean().sqrt()))
+            size = max(1e-3, float(held[place].square().mean().sqrt()))
+            held[place] -= rate(step) * (step + 1) ** -0.5 * size * direction
+
+    model = layer()
+    agree(path(model, Adafactor(lr=1.0).build(model)), by_hand(update))
+
+
+def test_adafactors_groups_keep_their_ratio_and_torchs_do_not() -> None:
+    def steps(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> list[float]:
+        parameters = [nn.Parameter(torch.ones(4, 4, dtype=torch.float64)) for _ in range(2)]
+        optimizer = make(parameters)
+        for _ in range(5):
+            for parameter in parameters:
+                parameter.data.fill_(1.0)
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+        return [1 - parameter[0, 0].item() for parameter in parameters]
+
+    def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        return [{"params": [p], "lr": lr, "weight_decay": 0.0} for p, lr in zip(parameters, (1.0, 0.5), strict=True)]
+
+    assert steps(lambda p: Adafactor(lr=1.0).make(groups(p))) == pytest.approx([5**-0.5, 0.5 * 5**-0.5])
+    assert steps(lambda p: OPTIM.Adafactor(groups(p))) == pytest.approx([5**-0.5, 5**-0.5])
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of values of the largest tensor that is made."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in torch.utils._pytree.tree_leaves(made) if isinstance(t, Tensor)]
+        self.values = max(self.values, *sizes, 0)
+        return made
+
+
+@pytest.mark.parametrize("shape", [(300, 4), (4, 300)])
+def test_soap_never_makes_the_square_of_a_side_that_is_too_long(shape: tuple[int, int]) -> None:
+    parameter = nn.Parameter(torch.ones(shape))
+    optimizer = SOAPOptimizer([parameter], lr=0.1, every=1, max_size=100)
+    with Largest() as largest:
+        for _ in range(3):
+            parameter.grad = torch.ones(shape)
+            optimizer.step()
+    assert largest.values == 300 * 4  # its square would have 90000
+    assert max(value.numel() for value in optimizer.state[parameter].values()) == 300 * 4
+    assert len({"left", "right"} & set(optimizer.state[parameter])) == 1
 
 
 def test_soap_takes_a_kernel_as_a_matrix() -> None:

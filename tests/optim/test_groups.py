@@ -121,6 +121,19 @@ def test_muon_splits_fused_weights_where_that_is_asked_for() -> None:
         Muon(split_qkv=("*.out.weight",)).build(model)
 
 
+def test_muon_splits_only_what_is_its_own() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    with pytest.raises(
+        SettingError, match=r"the pattern '2.weight' takes none of Muon's matrices, which are: 0.weight"
+    ):
+        Muon(split_qkv=("2.weight",)).build(model)  # the output layer is AdamW's
+    muon, _ = Muon(split_qkv=("*.weight",)).build(model)
+    assert [(group["parts"], len(group["params"])) for group in muon.param_groups] == [(3, 2)]
+    frozen = (Rule(pattern="1.*", frozen=True),)
+    with pytest.raises(SettingError, match=r"takes none of Muon's matrices, which are: 0.weight$"):
+        Muon(split_qkv=("1.weight",), rules=frozen).build(model)
+
+
 def test_muons_rules_hold_for_the_parameters_beside_it_too() -> None:
     model = GPTSettings(width=8, depth=1, heads=2).build({"vocab_size": 4, "context": 4})
     rules = (

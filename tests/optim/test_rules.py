@@ -46,6 +46,7 @@ def test_selecting_by_name_class_and_depth() -> None:
     assert Rule(module="Embedding", rate=2).selected(model) == ["embedding.weight"]
     assert {depths(model)[name] for name in Rule(depth=(1, 2), rate=2).selected(model)} == {1, 2}
     assert Rule(depth=(-1, -1), rate=2).selected(model) == ["head.weight"]
+    assert len(Rule(depth=(-5, 4), rate=2).selected(model)) == len(list(model.parameters()))
     assert Rule(module="Block", pattern="*.up.*", depth=(0, 1), rate=2).selected(model) == ["blocks.0.up.weight"]
 
 
@@ -65,7 +66,10 @@ def test_a_tied_weight_is_known_by_both_names() -> None:
     [
         (Rule(pattern="haed.*", rate=2), r"pattern='haed.\*'\) selects no parameter of GPT \(did you mean 'head'"),
         (Rule(module="Blok", rate=2), r"module='Blok'\) selects no .* \(did you mean 'Block'\?\); its modules: Attent"),
-        (Rule(depth=(7, 9), frozen=True), r"depth=\(7, 9\)\) selects no parameter of GPT; its depths: 0 to 4"),
+        (Rule(depth=(7, 9), frozen=True), r"Rule\(depth=\(7, 9\)\) goes beyond GPT; its depths: 0 to 4, or -5 to -1"),
+        (Rule(depth=(0, 5), frozen=True), r"depth=\(0, 5\)\) goes beyond GPT; its depths: 0 to 4, or -5 to -1"),
+        (Rule(depth=(-6, 0), frozen=True), r"depth=\(-6, 0\)\) goes beyond GPT"),
+        (Rule(depth=(-1, 100), frozen=True), r"depth=\(-1, 100\)\) goes beyond GPT"),
         (Rule(depth=(2, 1), frozen=True), r"depth=\(2, 1\)\) selects no"),
     ],
 )

@@ -15,7 +15,7 @@ from torch.optim import _muon
 from lehr.base.errors import SettingError
 from lehr.base.tables import did_you_mean
 from lehr.optim.adamw import AdamW
-from lehr.optim.base import Grouped
+from lehr.optim.base import Grouped, parameters_of
 from lehr.optim.fields import Share
 from lehr.optim.groups import owners
 from lehr.optim.lists import gather, loss_of
@@ -114,6 +114,7 @@ class Muon(Grouped):
     def _split(self, model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the groups with the weights that are three matrices apart, as ``parts=3``."""
         named = dict(model.named_parameters())
+        held = {id(parameter) for parameter in parameters_of(groups)}
         threes: set[int] = set()
         for pattern in self.split_qkv:
             found = [name for name in named if fnmatchcase(name, pattern)]
@@ -122,6 +123,11 @@ class Muon(Grouped):
                 fault = f"takes {odd[0]!r}, whose rows are not three matrices" if odd else "selects no parameter"
                 near = "" if odd else nearest_part(pattern, named)
                 raise SettingError(f"split_qkv: the pattern {pattern!r} {fault} of {type(model).__name__}{near}")
+            if not any(id(named[name]) in held for name in found):
+                own = ", ".join(name for name, parameter in named.items() if id(parameter) in held)
+                raise SettingError(
+                    f"split_qkv: the pattern {pattern!r} takes none of Muon's matrices, which are: {own}"
+                )
             threes |= {id(named[name]) for name in found}
         if not threes:
             return groups

@@ -55,6 +55,11 @@ class Rule(Settings):
         names, modules = _names(model), dict(model.named_modules())
         depth_of = depths(model) if self.depth is not None else {}
         top = max(depth_of.values(), default=0)
+        if self.depth is not None and not all(-top - 1 <= depth <= top for depth in self.depth):
+            raise SettingError(
+                f"Rule(depth={self.depth}) goes beyond {type(model).__name__}; its depths: 0 to {top}, or "
+                f"{-top - 1} to -1 counted from above"
+            )
         first, last = (d if d >= 0 else top + 1 + d for d in self.depth or (0, 0))
         found = [
             name

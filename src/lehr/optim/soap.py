@@ -103,12 +103,9 @@ class SOAPOptimizer(torch.optim.Optimizer):
 
 def _set_up(matrix: Tensor, state: dict[str, Any], share: float, max_size: int) -> bool:
     """Make the preconditioners and bases of the sides that are short enough; returns whether there are any."""
-    for side, outer, size in (
-        ("left", matrix @ matrix.T, matrix.shape[0]),
-        ("right", matrix.T @ matrix, matrix.shape[1]),
-    ):
-        if size <= max_size:
-            state[side] = outer * share
+    for side, rows in (("left", matrix), ("right", matrix.T)):
+        if len(rows) <= max_size:  # the product itself would take the square of the length
+            state[side] = (rows @ rows.T).mul_(share)
             state[f"{side}_basis"] = eigenbasis(state[side])
     return "left" in state or "right" in state
 
