@@ -19,7 +19,7 @@ from lehr.base.settings import describe_callable
 from lehr.base.tensors import in_full
 from lehr.losses.cross_entropy import cross_entropy
 from lehr.losses.kinds import class_weights, classes_last, ignored, of_classes
-from lehr.losses.rows import counted_rows
+from lehr.losses.rows import counted_rows, kept_rows
 from lehr.losses.supervised import Supervised, sum_and_count
 
 __all__ = ["Distilled", "distillation", "softened_divergence"]
@@ -44,9 +44,11 @@ def softened_divergence(
             f"the student's logits have shape {tuple(student.shape)} and the teacher's {tuple(teacher.shape)}; both "
             "must be scores of the same classes"
         )
-    known = F.log_softmax(in_full(teacher.detach()) / temperature, dim=-1)
-    learned = F.log_softmax(in_full(student) / temperature, dim=-1)
-    each = F.kl_div(learned, known, reduction="none", log_target=True).sum(dim=-1)
+    known = F.log_softmax(kept_rows(in_full(teacher.detach()), counted) / temperature, dim=-1)
+    learned = F.log_softmax(kept_rows(in_full(student), counted) / temperature, dim=-1)
+    possible = known != -math.inf  # 0 log 0 is 0; torch's would be NaN
+    terms = F.kl_div(learned.where(possible, 0), known.where(possible, 0), reduction="none", log_target=True)
+    each = terms.where(possible, 0).sum(dim=-1)
     return temperature**2 * (each if counted is None else each.where(counted, 0)).sum()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from lehr.base.errors import DataError, SettingError
 from lehr.base.tensors import in_full
 
-__all__ = ["NEVER", "as_rows", "counted_rows", "label_problem", "num_rows", "probability_problem"]
+__all__ = ["NEVER", "as_rows", "counted_rows", "kept_rows", "label_problem", "num_rows", "probability_problem"]
 
 NEVER = -(2**62)
 """A label that no data has: torch ignores -100 unless it is told of another one."""
@@ -18,7 +18,8 @@ def as_rows(logits: Tensor, target: Tensor, ignore: int | None = None) -> tuple[
     """Return logits (N, classes), of 32 bits at least, with labels (N,) or, for soft targets, probabilities of theirs.
 
     ``logits`` are (..., classes). ``target`` is (...) of integer labels, or (..., classes) of probabilities in a
-    floating format, as mixup makes them. Soft targets have no label, so ``ignore`` is refused with them.
+    floating format, as mixup makes them. Soft targets have no label, so ``ignore`` is refused with them. Rows that are
+    ignored come back as zeros, so that nothing in them, not even NaN, reaches a gradient.
 
     >>> rows, labels = as_rows(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long))
     >>> rows.shape, labels.shape
@@ -39,8 +40,19 @@ def as_rows(logits: Tensor, target: Tensor, ignore: int | None = None) -> tuple[
     if logits.ndim != 2:
         logits = logits.reshape(-1, logits.shape[-1])
         target = target.reshape(logits.shape if soft else (-1,))
-    logits = in_full(logits)
+    counted = counted_rows(target, ignore)
+    logits = kept_rows(in_full(logits), counted)
     return logits, target.to(logits.dtype) if soft else target.long()
+
+
+def kept_rows(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Return ``values`` (..., classes) with zeros in the rows that do not count.
+
+    >>> kept_rows(torch.tensor([[float("nan"), 1.0], [2.0, 3.0]]), torch.tensor([False, True]))
+    tensor([[0., 0.],
+            [2., 3.]])
+    """
+    return values if counted is None else values.where(counted.unsqueeze(-1), 0)
 
 
 def counted_rows(target: Tensor, ignore: int | None) -> Tensor | None:

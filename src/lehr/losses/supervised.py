@@ -55,7 +55,9 @@ class Supervised(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Supervised:
-        left_out = ignored(self.loss) if of_classes(self.loss) and not of_torch(self.loss) else None
+        left_out = ignored(self.loss) if of_classes(self.loss) else None
+        if of_torch(self.loss) and left_out == -100:  # torch's default, which says nothing about the labels
+            left_out = None
         if left_out is not None and self.val_loss is not None and of_classes(self.val_loss):
             other = ignored(self.val_loss)
             if other != left_out:
@@ -134,6 +136,11 @@ class Supervised(Settings):
         if of_classes(self.loss):
             if target.is_floating_point() and target.shape == output.shape and takes_probabilities(self.loss):
                 return probability_problem(classes_last(self.loss, target))
+            if target.is_floating_point() and target.ndim == output.ndim and takes_probabilities(self.loss):
+                return (
+                    f"the model gives scores of shape {tuple(output.shape)}, but the targets are probabilities of "
+                    f"shape {tuple(target.shape)}; both must be of the same classes"
+                ), []
             scores = classes_last(self.loss, output)
             return label_problem(scores, target, ignore=ignored(self.loss), shape=tuple(output.shape))
         if output.shape != target.shape and elementwise(self.loss):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lehr.base.errors import SettingError
-from lehr.losses.cross_entropy import cross_entropy
-from lehr.losses.rows import as_rows, counted_rows
+from lehr.losses.rows import NEVER, as_rows, counted_rows, num_rows
 
 __all__ = ["z_loss"]
 
@@ -31,7 +31,9 @@ def z_loss(
     if not (coefficient >= 0 and math.isfinite(coefficient)):
         raise SettingError(f"coefficient={coefficient}; use 0 (cross entropy) or more, usually 1e-4")
     logits, target = as_rows(logits, target, ignore)
-    total, count = cross_entropy(logits, target, ignore=ignore)
+    total = F.cross_entropy(logits, target, reduction="sum", ignore_index=NEVER if ignore is None else ignore)
     penalty = torch.logsumexp(logits, dim=-1).square()
     counted = counted_rows(target, ignore)
-    return total + coefficient * (penalty if counted is None else penalty.where(counted, 0)).sum(), count
+    return total + coefficient * (penalty if counted is None else penalty.where(counted, 0)).sum(), num_rows(
+        target, ignore
+    )
