@@ -8,6 +8,7 @@ gpt-text is compared with what general compressors need for the same validation 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,16 +21,18 @@ import common
 LEHR = [sys.executable, "-m", "lehr"]
 
 
-def lehr(*words: str) -> dict[str, Any]:
+def lehr(*words: str, cwd: Path | None = None) -> dict[str, Any]:
     """Return what a command prints with ``--json``."""
-    done = subprocess.run([*LEHR, *words, "--json"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*LEHR, *words, "--json"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=cwd
+    )
     content: dict[str, Any] = json.loads(done.stdout)
     return content
 
 
-def trained(name: str, run: Path, *more: str) -> tuple[dict[str, Any], float]:
+def trained(name: str, run: Path, *more: str, cwd: Path | None = None) -> tuple[dict[str, Any], float]:
     start = time.perf_counter()
-    result = lehr("train", name, "--run", str(run), *more)
+    result = lehr("train", name, "--run", str(run), *more, cwd=cwd)
     return result, time.perf_counter() - start
 
 
@@ -72,6 +75,43 @@ def translate(folder: Path, shorten: list[str]) -> list[common.Row]:
     return [*rows, *_times("translate", result, seconds)]
 
 
+WITHOUT: dict[str, list[str]] = {
+    "digits-mixup": ["methods=[]", "model.drop_path=0", "objective=cross_entropy", "evaluate.monitor=accuracy"],
+    "digits-one-cycle": ["schedule=step", "optim.lr=0.1", "optim.momentum=0.9"],
+    "digits-distill": ["objective.alpha=0"],
+    "digits-transfer": ["weights=none", "weights_leave=[]", "methods=[]", "optim.layer_decay=none"],
+}
+"""What takes the techniques out of a recipe that combines some, and leaves the rest as it is."""
+SEEDS = 5
+
+
+def combined(folder: Path, shorten: list[str]) -> list[common.Row]:
+    """The recipes that combine techniques, beside themselves without: means over seeds, and their spread."""
+    rows = []
+    for name, without in WITHOUT.items():
+        reached: dict[str, list[float]] = {"with": [], "without": []}
+        seconds = []
+        for seed in range(1 if shorten else SEEDS):
+            for kind, settings in (("with", []), ("without", without)):
+                more = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
+                result, _ = trained(name, folder / f"{name}-{kind}-{seed}", *more, *shorten, cwd=folder)
+                metrics = result["metrics"]
+                reached[kind].append(metrics.get("ema_accuracy", metrics["accuracy"]))
+                seconds += [result["train_seconds"]] * (kind == "with")
+        rows.append(
+            common.Row(
+                what=f"{name}: validation accuracy, and without its techniques",
+                measured=statistics.mean(reached["with"]),
+                reference=statistics.mean(reached["without"]),
+                spread=(min(reached["with"]), max(reached["with"])),
+            )
+        )
+        rows.append(common.Row(what=f"{name}: training, s", measured=statistics.median(seconds)))
+    result, seconds_in_all = trained("gpt-wsd", folder / "gpt-wsd", *shorten, cwd=folder)
+    rows.append(common.Row(what="gpt-wsd: bits per byte", measured=result["metrics"]["bits_per_byte"]))
+    return [*rows, *_times("gpt-wsd", result, seconds_in_all)]
+
+
 def _times(name: str, result: dict[str, Any], seconds: float, target: float | None = None) -> list[common.Row]:
     trained_in = result["train_seconds"]
     met = None if target is None else trained_in <= target
@@ -86,7 +126,7 @@ def main() -> None:
     shorten = ["--set", "steps=20"] if options.quick else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common.finish([row for part in (gpt_text, digits, translate) for row in part(folder, shorten)], options)
+        common.finish([row for part in (gpt_text, digits, translate, combined) for row in part(folder, shorten)], options)
 
 
 if __name__ == "__main__":
