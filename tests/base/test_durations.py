@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +91,40 @@ def test_tokens_need_data_that_counts_them() -> None:
 def test_exact_steps_keep_the_fraction() -> None:
     assert Duration.parse("1%").exact_steps(RunLength(50)) == 0.5
     assert Duration.parse("0.5 epochs").exact_steps(RunLength(50, steps_per_epoch=7)) == 3.5
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "message"),
+    [
+        (-5, "steps", "-5 steps is no duration; its number is finite and 0 or more"),
+        (-1.5, "epochs", "-1.5 epochs is no duration"),
+        (float("nan"), "steps", "nan steps is no duration"),
+        (float("inf"), "epochs", "inf epochs is no duration"),
+        (5, "weeks", "'weeks' is no unit of a duration; use steps, epochs, tokens or %"),
+        (1.5, "steps", "1.5 steps is not a whole number of steps"),
+        (0.5, "tokens", "0.5 tokens is not a whole number of tokens"),
+        (101, "%", "101% is more than the whole run; use at most 100%"),
+        ("5", "steps", "'5' is no number; a text is read by Duration.parse"),
+    ],
+)
+def test_a_duration_that_is_made_directly_is_checked_too(value: Any, unit: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        Duration(value, unit)
+
+
+@pytest.mark.parametrize("text", ["1e400", "1e400 epochs", "1e400%", "9e999 tokens"])
+def test_a_number_beyond_all_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="is no duration; its number is finite"):
+        Duration.parse(text)
+
+
+@given(st.floats(0, 1e300), st.sampled_from(["epochs", "%"]))
+def test_writing_loses_no_digit(value: float, unit: Any) -> None:
+    duration = Duration(value if unit == "epochs" else min(value, 100.0), unit)
+    assert Duration.parse(str(duration)) == duration
+
+
+def test_written_as_people_write_it() -> None:
+    texts = ["5%", "20 steps", "1.5 epochs", "33.3333333%", "1000000000 tokens", "1234567.5 epochs", "0 steps"]
+    assert [str(Duration.parse(text)) for text in texts] == texts
+    assert str(Duration(5, "%")) == "5%"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lehr.base.errors import SettingError
+from lehr.base.momentum import check_momentum
 from lehr.base.protocols import Averaged
 from lehr.optim import Rule, ScheduleFreeAdamW, ScheduleFreeSGD
 
@@ -100,3 +101,9 @@ def test_what_it_refuses() -> None:
     model.weight.grad = torch.sparse_coo_tensor(torch.tensor([[0], [0]]), torch.ones(1), (2, 3), check_invariants=True)
     with pytest.raises(ValueError, match="ScheduleFreeOptimizer does not take sparse gradients"):
         optimizer.step()
+
+
+def test_a_schedule_that_cycles_the_momentum_is_refused() -> None:
+    (optimizer,) = ScheduleFreeAdamW().build(nn.Linear(3, 2))
+    with pytest.raises(SettingError, match="but ScheduleFree has none; use cycle_momentum=none"):
+        check_momentum([optimizer])

@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[Callable[[], Recipe], str]] = {
     ),
     "momentum for an optimizer that has none": (
         lambda: recipe(schedule=OneCycle(cycle_momentum=(0.8, 0.9)), optim=Adagrad()),
-        "cycles the momentum.* Adagrad has none; set schedule.cycle_momentum=none",
+        "cycles the momentum.* Adagrad has none; use cycle_momentum=none",
     ),
     "tokens of samples that have none": (
         lambda: recipe(schedule=Constant(warmup="1k tokens")),

@@ -46,7 +46,7 @@ def test_first_beta_is_the_momentum_of_adam() -> None:
     seen = steps_of(recipe(optim=AdamW(betas=(0.9, 0.99)), schedule=OneCycle(cycle_momentum=(0.8, 0.9)), steps=10))
     assert seen[0][1] == (0.9, 0.99)
     assert min(betas[0] for _, betas in seen) == pytest.approx(0.8)
-    with pytest.raises(SettingError, match="Adagrad has none; set schedule.cycle_momentum=none"):
+    with pytest.raises(SettingError, match="Adagrad has none; use cycle_momentum=none"):
         lehr.Trainer(recipe(optim=Adagrad(), schedule=OneCycle(cycle_momentum=(0.8, 0.9))))
 
 

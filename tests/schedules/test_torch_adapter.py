@@ -210,7 +210,7 @@ def test_stepping_before_the_first_update_is_told() -> None:
 
 def test_momentum_for_an_optimizer_without_one_is_refused() -> None:
     optimizer = torch.optim.Adagrad([torch.zeros(1, requires_grad=True)])
-    with pytest.raises(SettingError, match="Adagrad has none"):
+    with pytest.raises(SettingError, match="but Adagrad has none; use cycle_momentum=none"):
         as_torch(Cosine().resolve(RUN), optimizer, momentum=lambda step: 0.9)
 
 

@@ -30,10 +30,28 @@ class RunLength:
 
 @dataclass(frozen=True)
 class Duration:
-    """A length and its unit; it is turned into steps once, when the length of the run is known."""
+    """A length and its unit; it is turned into steps once, when the length of the run is known.
+
+    >>> Duration(-5)
+    Traceback (most recent call last):
+    ...
+    lehr.base.errors.SettingError: -5 steps is no duration; its number is finite and 0 or more
+    """
 
     value: float
     unit: Unit = "steps"
+
+    def __post_init__(self) -> None:
+        if self.unit not in _UNITS.values():
+            raise SettingError(f"{self.unit!r} is no unit of a duration; use steps, epochs, tokens or %")
+        if not isinstance(self.value, int | float):
+            raise SettingError(f"{self.value!r} is no number; a text is read by Duration.parse")
+        if not 0 <= self.value < math.inf:
+            raise SettingError(f"{self} is no duration; its number is finite and 0 or more")
+        if self.unit in ("steps", "tokens") and self.value != int(self.value):
+            raise SettingError(f"{self} is not a whole number of {self.unit}")
+        if self.unit == "%" and self.value > 100:
+            raise SettingError(f"{self} is more than the whole run; use at most 100%")
 
     @classmethod
     def parse(cls, given: Any) -> Duration:
@@ -53,12 +71,7 @@ class Duration:
                 "'2000 steps', '3 epochs', '1B tokens' or '5%'"
             )
         unit = _UNITS[(match[2] or match[4] or "steps")[0]]
-        value = float(match[1]) * _MULTIPLES[match[3] or ""]
-        if unit in ("steps", "tokens") and value != int(value):
-            raise SettingError(f"{given!r} is not a whole number of {unit}")
-        if unit == "%" and value > 100:
-            raise SettingError(f"{given!r} is more than the whole run; use at most '100%'")
-        return cls(value, unit)
+        return cls(float(match[1]) * _MULTIPLES[match[3] or ""], unit)
 
     def steps(self, run: RunLength) -> int:
         """Return the whole number of steps nearest to this duration (a half rounds up).
@@ -97,7 +110,7 @@ class Duration:
         ('5%', '1.5 epochs', '20 steps')
         """
         space = "" if self.unit == "%" else " "
-        return f"{self.value:g}{space}{self.unit}" if self.value < 1e6 else f"{int(self.value)}{space}{self.unit}"
+        return f"{repr(self.value).removesuffix('.0')}{space}{self.unit}"
 
 
 DurationSetting = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str)]

@@ -17,15 +17,13 @@ def check_momentum(optimizers: Sequence[torch.optim.Optimizer]) -> None:
     >>> check_momentum([torch.optim.Adagrad([torch.zeros(1)])])
     Traceback (most recent call last):
     ...
-    lehr.base.errors.SettingError: the schedule cycles the momentum, Adagrad has none; set schedule.cycle_momentum=none
+    lehr.base.errors.SettingError: the schedule cycles the momentum, but Adagrad has none; use cycle_momentum=none
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             if "betas" not in group and not group.get("momentum"):
-                raise SettingError(
-                    f"the schedule cycles the momentum, {type(optimizer).__name__} has none; set "
-                    "schedule.cycle_momentum=none"
-                )
+                name = type(optimizer).__name__.removesuffix("Optimizer")  # lehr's own: SOAPOptimizer is SOAP's
+                raise SettingError(f"the schedule cycles the momentum, but {name} has none; use cycle_momentum=none")
 
 
 def set_momentum(optimizers: Sequence[torch.optim.Optimizer], value: float) -> None:

@@ -60,8 +60,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("shedule", ["schedule", "optim"])
     " (did you mean 'schedule'?)"
+    >>> did_you_mean("COSINE", ["cosine"])
+    " (did you mean 'cosine'?)"
     >>> did_you_mean("zzz", ["schedule"])
     ''
     """
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    written = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), written, n=1, cutoff=0.5)
+    return f" (did you mean {written[near[0]]!r}?)" if near else ""
