@@ -206,7 +206,7 @@ def test_the_teacher_is_made_once_from_its_own_seed() -> None:
     after = torch.get_rng_state()
     for _ in range(3):
         objective(student, (x, y))
-    assert len(made) == 1 and not made[0].training
+    assert len(made) == 1
     assert torch.equal(torch.get_rng_state(), after) and not torch.equal(state, after)
     again = Distilled(loss=cross_entropy, teacher=make)
     torch.rand(5)
@@ -276,3 +276,40 @@ def test_the_teacher_follows_the_inputs_to_their_device() -> None:
     assert {v.device.type for v in made[0].state_dict().values()} == {"cpu"}
     total, _ = objective(Mlp().to("meta"), (x.to("meta"), y.to("meta")))
     assert {v.device.type for v in made[0].state_dict().values()} == {total.device.type} == {"meta"}
+
+
+def test_a_teacher_keeps_its_mode_and_evaluates_whoever_has_it_in_training() -> None:
+    """A person may train it between two runs, or leave it as it was made."""
+    teacher, (x, y) = trained_teacher(), points(8)
+    objective, student = Distilled(loss=cross_entropy, teacher=teacher), Mlp(dropout=0.0)
+    totals = []
+    for mode in (True, False, True):
+        teacher.train(mode)
+        before = weights(teacher)
+        totals.append(objective(student, (x, y))[0].item())
+        assert_same(weights(teacher), before)
+        assert teacher.drop.training == teacher.norm.training == mode
+    assert totals[0] == totals[1] == totals[2]
+
+
+def test_each_model_is_looked_at_for_parameters_of_the_teacher() -> None:
+    teacher, batch = Mlp(), points(8)
+    objective = Distilled(loss=cross_entropy, teacher=teacher)
+    objective(Mlp(), batch)
+    with pytest.raises(SettingError, match=r"shares 'first.weight' with the model"):
+        objective(teacher, batch)
+
+
+def test_another_teacher_has_another_fingerprint() -> None:
+    def teacher(bias: float = 0.0) -> nn.Module:
+        made = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).to(torch.bfloat16)
+        for parameter in made.parameters():
+            nn.init.constant_(parameter, bias)
+        return made
+
+    found = [Distilled(loss=cross_entropy, teacher=given).fingerprint() for given in (teacher, teacher(), teacher(1.0))]
+    assert found[0] == found[1] != found[2]
+    moved = teacher()
+    moved[1].running_mean += 1
+    assert Distilled(loss=cross_entropy, teacher=moved).fingerprint() != found[0], "what it says follows from that too"
+    assert Supervised(loss=cross_entropy).fingerprint() is None

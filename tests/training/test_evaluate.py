@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 import lehr
 from lehr.base.errors import DataError, LehrWarning, SettingError
+from lehr.base.modes import evaluation_mode
 from lehr.losses import Supervised, cross_entropy
 from lehr.metrics import Metric
 from lehr.metrics.accuracy import ACCURACY
 from lehr.run.recipe import Evaluate
-from lehr.training.evaluate import evaluate, evaluation_mode
+from lehr.training.evaluate import evaluate
 
 OBJECTIVE = Supervised(loss=cross_entropy)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import weakref
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from lehr.base.batches import tensors_of
 from lehr.base.errors import SettingError
+from lehr.base.modes import evaluation_mode
 from lehr.base.protocols import Batch
 from lehr.base.seeds import seeded
 from lehr.base.settings import describe_callable
@@ -95,9 +98,10 @@ class Distilled(Supervised):
     """The objective of `distillation`: the teacher sees each batch as the student does, and only training uses it.
 
     ``loss`` is the hard part, a loss over classes, and what evaluations report unless there is a ``val_loss``. The
-    teacher runs in evaluation mode without gradients, after the student and under the same autocast. It is no part of
-    the model: neither trained nor saved. It is made, by its own seed, and moved to the inputs' device when it is first
-    needed. Cost: one forward pass of the teacher for each microbatch, and its memory.
+    teacher runs in evaluation mode without gradients, after the student and under the same autocast; then its modules
+    have the modes that they had. It is no part of the model: neither trained nor saved. It is made, by its own seed,
+    and moved to the inputs' device when it is first needed. Cost: one forward pass of the teacher for each microbatch,
+    and its memory.
 
     >>> objective = Distilled(loss=cross_entropy, teacher=lambda: nn.Linear(4, 3), temperature=2.0)
     >>> total, count = objective(nn.Linear(4, 3), (torch.ones(2, 4), torch.tensor([0, 2])))
@@ -114,6 +118,7 @@ class Distilled(Supervised):
 
     _made: nn.Module | None = PrivateAttr(default=None)
     _device: torch.device | None = PrivateAttr(default=None)
+    _student: weakref.ref[nn.Module] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_hard(self) -> Distilled:
@@ -130,8 +135,9 @@ class Distilled(Supervised):
         *inputs, target = batch
         output = model(*inputs)
         hard, count = sum_and_count(self.loss, output, target, batch)
-        with torch.no_grad():  # after the student, whose random draws it so cannot move
-            known = self._teacher_for(model, inputs)(*inputs)
+        teacher = self._teacher_for(model, inputs)
+        with evaluation_mode(teacher):  # after the student, whose random draws it so cannot move
+            known = teacher(*inputs)
         if not (isinstance(known, Tensor) and isinstance(output, Tensor) and known.shape == output.shape):
             raise SettingError(
                 f"the student gives {_shape(output)} and the teacher {_shape(known)}; both must give scores of the "
@@ -150,17 +156,39 @@ class Distilled(Supervised):
         """Whether training minimizes what evaluations report: it does not, since they leave the teacher out."""
         return False
 
+    def fingerprint(self) -> str:
+        """Return a digest of all that the teacher's ``state_dict`` holds: that of another teacher is another one.
+
+        >>> Distilled(loss=cross_entropy, teacher=lambda: nn.Linear(2, 2)).fingerprint() == (
+        ...     Distilled(loss=cross_entropy, teacher=lambda: nn.Linear(2, 3)).fingerprint()
+        ... )
+        False
+        """
+        digest = hashlib.sha256()
+        for name, value in self._teacher().state_dict().items():
+            digest.update(f"{name} {_kind(value)}\n".encode())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def _teacher_for(self, model: nn.Module, inputs: Any) -> nn.Module:
         """Return the teacher, on the device of ``inputs``."""
-        if self._made is None:
-            self._made = self._make(model)
+        teacher = self._teacher()
+        if self._student is None or self._student() is not model:
+            _refuse_shared(teacher, model)
+            self._student = weakref.ref(model)
         device = next((tensor.device for tensor in tensors_of(inputs)), None)
         if device != self._device and device is not None:
-            self._made.to(device)
+            teacher.to(device)
             self._device = device
+        return teacher
+
+    def _teacher(self) -> nn.Module:
+        if self._made is None:
+            self._made = self._make()
         return self._made
 
-    def _make(self, model: nn.Module) -> nn.Module:
+    def _make(self) -> nn.Module:
         if isinstance(self.teacher, nn.Module):
             made: Any = self.teacher
         else:
@@ -170,14 +198,21 @@ class Distilled(Supervised):
                     made = self.teacher()
         if not isinstance(made, nn.Module):
             raise SettingError(f"teacher made a {type(made).__name__}; it must make a torch.nn.Module")
-        own = {id(p) for p in model.parameters()}
-        shared = [name for name, p in made.named_parameters() if id(p) in own]
-        if shared:
-            raise SettingError(
-                f"the teacher shares {shared[0]!r} with the model, so it would change as the student learns; give a "
-                "copy of it: copy.deepcopy(model)"
-            )
-        return made.eval()
+        return made
+
+
+def _refuse_shared(teacher: nn.Module, model: nn.Module) -> None:
+    own = {id(p) for p in model.parameters()}
+    shared = [name for name, p in teacher.named_parameters() if id(p) in own]
+    if shared:
+        raise SettingError(
+            f"the teacher shares {shared[0]!r} with the model, so it would change as the student learns; give a copy "
+            "of it: copy.deepcopy(model)"
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def _shape(given: Any) -> str:

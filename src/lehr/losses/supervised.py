@@ -92,6 +92,10 @@ class Supervised(Settings):
         """Whether training minimizes what evaluations report, so that perplexity and the like are true of both."""
         return self.val_loss is None
 
+    def fingerprint(self) -> str | None:
+        """Return a digest of the weights that it brings with it, such as a teacher's; None without any."""
+        return None
+
     def classes(self, output: Any, target: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return scores (..., classes), labels (...) and a mask of the labels that count (None for all).
 

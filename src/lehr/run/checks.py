@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from lehr.base import seeds
 from lehr.base.batches import split
 from lehr.base.errors import LehrError, LehrWarning, NoEffectWarning, SettingError
+from lehr.base.modes import evaluation_mode
 from lehr.base.protocols import Batch, Loader
 from lehr.data.data import Splits
 from lehr.data.stream import StreamLoader
@@ -20,7 +21,6 @@ from lehr.losses.objective import Supervised
 from lehr.metrics.metric import Metric
 from lehr.run.recipe import Evaluate, Recipe
 from lehr.training.buffers import KeptBuffers
-from lehr.training.evaluate import evaluation_mode
 from lehr.training.precision import warn_if_bf16_is_slower
 from lehr.training.preflight import check_batch
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from lehr.base import seeds
 from lehr.base.errors import SettingError
+from lehr.base.modes import evaluation_mode
 from lehr.data.pairs import Vocabulary
 from lehr.data.tokens import tokenizer_of
-from lehr.training.evaluate import evaluation_mode
 
 __all__ = ["can_sample", "sample_text"]
 

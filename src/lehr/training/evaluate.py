@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lehr.base import seeds
 from lehr.base.errors import DataError, LehrWarning, SettingError
+from lehr.base.modes import evaluation_mode
 from lehr.base.protocols import Averaged, Batch
 from lehr.dist.collectives import sums_over_ranks
 from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Objective, Supervised
 from lehr.metrics.metric import Metric
 
-__all__ = ["check_metrics", "evaluate", "evaluate_averages", "evaluation_mode", "loss_views", "put_in", "weights_of"]
+__all__ = ["check_metrics", "evaluate", "evaluate_averages", "loss_views", "put_in", "weights_of"]
 
 
 def check_metrics(metrics: Sequence[Metric], objective: Objective) -> None:
@@ -30,27 +31,6 @@ def check_metrics(metrics: Sequence[Metric], objective: Objective) -> None:
             f"the metric {needy[0]!r} needs the model's output and the target, but the objective takes model and batch "
             "itself; use a loss(output, target), or a Metric(of='model')"
         )
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a block, and each of its modules back into the mode that it had.
-
-    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with evaluation_mode(model):
-    ...     model.training
-    False
-    >>> [module.training for module in model]
-    [True, False]
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def evaluate(
