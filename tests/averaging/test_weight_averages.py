@@ -227,3 +227,41 @@ def test_nothing_is_read_for_a_model_without_batch_norm_and_no_batch_is_an_error
     refresh_norms(model, model, never())
     with pytest.raises(DataError, match="at least one batch of training data"):
         refresh_norms(Pictures(), lambda x: x, [])
+
+
+def test_a_batch_whose_statistics_are_not_finite_is_left_out() -> None:
+    """Of one bad sample, everything would become NaN; the batches beside it count as if it were not there."""
+    norm, other, given = nn.BatchNorm2d(2), nn.BatchNorm2d(2), batches()
+    refresh_norms(other, other, [given[0], given[3]])
+    given[1][2, 0, 0, 0] = float("inf")
+    given[2][0, 1, 0, 0] = float("nan")
+    assert refresh_norms(norm, norm, given) == 2
+    assert_same(weights(norm), weights(other))
+    with pytest.raises(DataError, match="none of 2 batches of training data gives batch norm statistics that are fin"):
+        refresh_norms(norm, norm, given[1:3])
+
+
+def test_what_others_have_seen_is_added_before_anything_is_refused() -> None:
+    norm = nn.BatchNorm2d(2)
+
+    def share(norms: Any) -> None:
+        norms[0].num_batches_tracked += 3
+
+    refresh_norms(norm, norm, [], share=share)
+
+
+def test_complex_weights_are_averaged_too() -> None:
+    class Wave(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([1 + 1j, 2j]))
+            self.b = nn.Parameter(torch.tensor([1.0]))
+
+    model = Wave()
+    swa = SWA(model)
+    for value in (1 + 1j, 3 - 1j):
+        with torch.no_grad():
+            model.w.fill_(value)
+        swa.update()
+    assert averaged(swa, model)["w"].tolist() == [2, 2]
+    assert model.w.tolist() == [3 - 1j, 3 - 1j]

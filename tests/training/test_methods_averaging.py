@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,15 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lehr
 from lehr.base.durations import RunLength
-from lehr.base.errors import SettingError
+from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.protocols import Batch, Method, Place, RunContext
+from lehr.data.shard import Shard
+from lehr.data.validation import training_batches
 from lehr.losses import Supervised, cross_entropy
+from lehr.optim import ScheduleFreeAdamW
 from lehr.run.opened import open_run
 from lehr.run.recipe import Evaluate, Recipe, Save
-from lehr.training.methods import EMA, SWA
+from lehr.training.methods import EMA, SWA, ProximalL1
 
 
 class Kept(Method):
@@ -234,3 +239,65 @@ def test_cycles_are_counted_from_the_run_s_beginning() -> None:
     for step in range(1, 11):
         each.step_end(model, Place(step, 0, 10))
     assert each.state_dict()["average"]["taken"] == 10, "1% of ten steps is each of them"
+
+
+def test_one_bad_sample_spoils_no_statistics(tmp_path: Path) -> None:
+    x, y = points()
+    x[9] = float("inf")
+    made = averaging(
+        SWA(start=5, every=5), data=lehr.Data(train=(x, y), val=points(20, seed=1), batch_size=8), nonfinite="skip"
+    )
+    with pytest.warns(
+        LehrWarning, match="1 of 6 batches .* left out of the statistics of batch norm under swa"
+    ) as said:
+        result = lehr.train(made, run_dir=tmp_path / "run")
+    assert math.isfinite(result.metrics["swa_loss"])
+    assert sum("left out of the statistics" in str(w.message) for w in said) == 1, "said once"
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(zip(*points(), strict=True)))
+
+
+@pytest.mark.parametrize("stream", [Uncopied, Stream])
+def test_batches_that_cannot_be_read_are_refused_before_the_run(stream: Any) -> None:
+    model = Mlp()
+    context = RunContext(
+        model=model,
+        run=RunLength(100),
+        optimizers=[torch.optim.SGD(model.parameters())],
+        batches=training_batches(stream(), lehr.Data(train=stream(), batch_size=4), seed=0, shard=Shard(0, 2)),
+    )
+    with pytest.raises(SettingError, match=r"batch norm under averaged weights") as refused:
+        SWA().build(context)
+    assert "validat" not in str(refused.value)
+    SWA().build(dataclasses.replace(context, model=nn.Linear(1, 1)))  # which has no batch norm
+    SWA().build(dataclasses.replace(context, optimizers=()))  # a run that is only opened, perhaps without its data
+
+
+def test_statistics_are_made_under_the_autocast_of_the_run() -> None:
+    seen = []
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    model[0].register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    batch = torch.randn(4, 2), torch.zeros(4, dtype=torch.long)
+    context = RunContext(
+        model=model,
+        run=RunLength(4),
+        objective=Supervised(loss=cross_entropy),
+        batches=lambda limit: [batch],
+        autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    )
+    method = SWA(start=1, every=1).build(context)
+    method.step_end(model, Place(1, 0, 4))
+    with method.put_in():
+        pass
+    assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("settings", [EMA(), SWA(), ProximalL1()])
+def test_beside_an_optimizer_with_an_average_of_its_own_they_are_refused(settings: Any) -> None:
+    model = nn.Linear(2, 2)
+    context = RunContext(model=model, run=RunLength(100), optimizers=ScheduleFreeAdamW().build(model))
+    with pytest.raises(SettingError, match=r"ScheduleFreeOptimizer evaluates an average of its own, .*; (leave|use)"):
+        settings.build(context)

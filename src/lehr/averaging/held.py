@@ -27,7 +27,7 @@ class HeldWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        self._parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
         self.values = [in_full(p).clone() for p in self.live]
 
     @property

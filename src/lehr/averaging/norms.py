@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lehr.base.errors import DataError
@@ -31,15 +31,19 @@ def refresh_norms(
     batches: Iterable[Batch],
     *,
     evaluating: Iterable[nn.Module] = (),
-) -> None:
+    share: Callable[[list[_BatchNorm]], None] = lambda norms: None,
+) -> int:
     """Give the batch norms of ``model`` the mean, over ``batches``, of each batch's mean and variance.
 
     ``run_batch`` calls the model, which is in training mode meanwhile, so that its dropout draws. The modules
     ``evaluating``, such as frozen norms, are in evaluation mode and keep their statistics. Nothing happens to models
     without batch norm, and no batch is read for them. Source: Izmailov et al. 2018, arXiv 1803.05407, section 3.2.
 
+    A batch whose statistics are not finite is left out; returns how many were. ``share`` is called with the norms after
+    the last batch, to add what other processes saw. Raises `DataError` where no batch counts.
+
     >>> norm = nn.BatchNorm1d(1, momentum=0.1)
-    >>> refresh_norms(norm, norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [5.0]])])
+    >>> _ = refresh_norms(norm, norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [5.0]])])
     >>> norm.running_mean, norm.running_var, norm.momentum
     (tensor([3.5000]), tensor([1.]), 0.1)
     """
@@ -53,14 +57,29 @@ def refresh_norms(
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # counts all batches alike
-        given = 0
+        given = left_out = 0
         for batch in batches if norms else ():
+            before = [statistic.clone() for statistic in _statistics(norms)]
             run_batch(batch)
             given += 1
-        if norms and not given:
-            raise DataError("the statistics of batch norm need at least one batch of training data; none was given")
+            # one bad sample would otherwise stay in the mean for good
+            if not all(bool(statistic.isfinite().all()) for statistic in _statistics(norms)):
+                torch._foreach_copy_(_statistics(norms), before)
+                left_out += 1
+        share(norms)
+        if norms and not any(bool(norm.num_batches_tracked) for norm in norms):
+            raise DataError(
+                f"none of {given} batches of training data gives batch norm statistics that are finite"
+                if given
+                else "the statistics of batch norm need at least one batch of training data; none was given"
+            )
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, mode in modes:
             module.training = mode
+    return left_out
+
+
+def _statistics(norms: Iterable[_BatchNorm]) -> list[Tensor]:
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -129,6 +129,8 @@ class RunContext:
     objective: Any = None
     batches: Callable[[int | None], Iterable[Batch]] = lambda limit: ()
     """One pass over the training data, or ``limit`` batches spread over it, apart from the loader."""
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """The precision that the run's forward passes are made in."""
 
 
 @runtime_checkable

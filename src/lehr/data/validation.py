@@ -42,6 +42,12 @@ def validation_batches(
     >>> [batch.tolist() for batch in batches(None)], [batch.tolist() for batch in batches(2)]
     ([[0, 1], [2, 3], [4]], [[0, 1], [4]])
     """
+    return _passes(given, settings, seed=seed, shard=shard, device=device, fault=_validation_fault)
+
+
+def _passes(
+    given: Any, settings: Data, *, seed: int, shard: Shard, device: torch.device | None, fault: Callable[[str], str]
+) -> Pass:
     data = as_data(given)
     size = settings.val_batch_size or settings.batch_size
     if isinstance(data, DataLoader) and settings.val_batch_size is not None:
@@ -68,7 +74,31 @@ def validation_batches(
             return _source_pass(data, order, seed=seed, shard=shard, device=device)
         options = worker_options(settings.workers)
         return _mapped_pass(data, order, settings.collate, options, seed=seed, shard=shard, device=device)
-    return _stream_pass(data, settings, size, seed=seed, shard=shard, device=device)
+    if shard.count > 1:
+        raise SettingError(fault("several processes"))
+    stream = data.dataset if isinstance(data, DataLoader) else data
+    if iter(stream) is stream:
+        raise SettingError(f"{type(stream).__name__} {fault('once')}")
+    return _stream_pass(data, settings, size, seed=seed, device=device)
+
+
+def _validation_fault(of: str) -> str:
+    if of == "once":
+        return "can be read only once, but validation reads it several times"
+    return (
+        "an iterable cannot be validated on by several processes without counting samples twice; give a map-style data "
+        "set (__len__ and __getitem__)"
+    )
+
+
+def _training_fault(of: str) -> str:
+    why = "batch norm under averaged weights needs batches of the training data beside the training"
+    if of == "once":
+        return f"can be read only once, but {why}; make each iter() begin anew"
+    return (
+        f"{why}, which several processes cannot share out of an iterable; give a map-style data set (__len__ and "
+        "__getitem__), or leave swa out"
+    )
 
 
 def training_batches(
@@ -86,7 +116,11 @@ def training_batches(
     [[0, 1], [2]]
     """
     own = settings.model_copy(update={"val_batch_size": None})
-    return lambda limit: validation_batches(_apart(given), own, seed=seed, shard=shard, device=device)(limit)
+
+    def batches(limit: int | None) -> Iterator[Batch]:
+        return _passes(_apart(given), own, seed=seed, shard=shard, device=device, fault=_training_fault)(limit)
+
+    return batches
 
 
 def _apart(given: Any) -> Any:
@@ -156,18 +190,10 @@ def _mapped_pass(
     return batches
 
 
-def _stream_pass(data: Any, settings: Data, size: int, *, seed: int, shard: Shard, device: torch.device | None) -> Pass:
-    if shard.count > 1:
-        raise SettingError(
-            "an iterable cannot be validated on by several processes without counting samples twice; give a map-style "
-            "data set (__len__ and __getitem__)"
-        )
+def _stream_pass(data: Any, settings: Data, size: int, *, seed: int, device: torch.device | None) -> Pass:
     stream: Any = data.dataset if isinstance(data, DataLoader) else data
     collate = data.collate_fn if isinstance(data, DataLoader) else settings.collate
     size = (data.batch_size or 1) if isinstance(data, DataLoader) else size
-
-    if iter(stream) is stream:
-        raise SettingError(f"{type(stream).__name__} can be read only once, but validation reads it several times")
     reader = StreamReader(stream, seed=seed, batch_size=size, collate=collate)
 
     def batches(limit: int | None) -> Iterator[Batch]:

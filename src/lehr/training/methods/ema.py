@@ -12,6 +12,7 @@ from torch import nn
 from lehr import averaging
 from lehr.base.protocols import Method, Place, RunContext
 from lehr.base.settings import Settings
+from lehr.training.methods.own_average import refuse_own_average
 
 __all__ = ["EMA"]
 
@@ -32,6 +33,7 @@ class EMA(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        refuse_own_average(context.optimizers, "which ema would average again; leave ema out, or use another optimizer")
         return EMAMethod(averaging.EMA(context.model, decay=self.decay, warmup=self.warmup))
 
 

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lehr.augment.targets import probabilities
 from lehr.base import seeds
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch, Method, Place, RunContext
-from lehr.losses.kinds import elementwise, of_classes, takes_probabilities
+from lehr.losses.kinds import elementwise, ignored, of_classes, takes_probabilities
 from lehr.losses.objective import Supervised
 
 __all__ = ["Mixing", "mixing"]
@@ -35,21 +36,31 @@ class Mixing(Method):
     changes = frozenset({"batch"})
 
     def __init__(self, name: str, mix: Mix, *, probability: float, num_classes: int, seed: int, rank: int) -> None:
-        self._name, self._mix = name, mix
+        self.name, self._mix = name, mix
         self._probability, self._num_classes, self._seed, self._rank = probability, num_classes, seed, rank
 
     def batch_ready(self, batch: Batch, place: Place) -> Batch:
         """Return the batch mixed with itself, or as it is where the draw of this step says so."""
-        if not _is_pair(batch):
-            raise SettingError(
-                f"{self._name} needs batches (input, label) of two tensors, but the data gives {_shown(batch)}; leave "
-                f"{self._name} out, or let the data give pairs"
-            )
-        generator = seeds.generator(self._seed, self._name, self._rank, place.step)
+        self._check(batch)
+        generator = seeds.generator(self._seed, self.name, self._rank, place.step)
         if float(torch.rand((), generator=generator)) >= self._probability:
             return batch
         x, y = batch
         return self._mix(x, y, generator, self._num_classes)
+
+    def first(self, batch: Batch) -> Batch:
+        """Return a first batch mixed, whatever the probability says: for a look at it before the run."""
+        self._check(batch)
+        x, y = batch
+        probabilities(y.cpu(), self._num_classes)  # a wrong label would end an accelerator's process, not the run
+        return self._mix(x, y, seeds.generator(self._seed, self.name, "first"), self._num_classes)
+
+    def _check(self, batch: Batch) -> None:
+        if not _is_pair(batch):
+            raise SettingError(
+                f"{self.name} needs batches (input, label) of two tensors, but the data gives {_shown(batch)}; leave "
+                f"{self.name} out, or let the data give pairs"
+            )
 
 
 def mixing(name: str, mix: Mix, given: _Given, context: RunContext) -> Mixing:
@@ -60,6 +71,12 @@ def mixing(name: str, mix: Mix, given: _Given, context: RunContext) -> Mixing:
         raise SettingError(
             f"{name} makes targets of probabilities over classes, which this loss does not take; use a cross entropy "
             f"(objective=cross_entropy), or leave {name} out"
+        )
+    left_out = ignored(loss) if loss is not None and of_classes(loss) else None
+    if left_out not in (None, -100):  # torch's default says nothing about the labels
+        raise SettingError(
+            f"{name}: this loss ignores the label {left_out}, which a mixture does not have; leave {name} out, or use "
+            "a loss that ignores none"
         )
     known = context.facts.get("num_classes")
     if known is not None and given.classes not in (None, known):

@@ -13,6 +13,7 @@ from lehr.base.errors import SettingError
 from lehr.base.protocols import Method, Place, RunContext
 from lehr.base.settings import Settings
 from lehr.losses.l1 import soft_threshold_
+from lehr.training.methods.own_average import refuse_own_average
 from lehr.training.methods.penalty import On, penalized
 
 __all__ = ["ProximalL1"]
@@ -33,6 +34,9 @@ class ProximalL1(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        refuse_own_average(
+            context.optimizers, "which a threshold on the weights in training does not reach; use l1_penalty"
+        )
         return ProximalL1Method(self.amount, penalized(context.model, self.on), context.optimizers)
 
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lehr import averaging
 from lehr.base import seeds
 from lehr.base.batches import num_samples
 from lehr.base.durations import Duration, DurationSetting
-from lehr.base.errors import SettingError
+from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.protocols import Batch, Method, Place, RunContext
 from lehr.base.settings import Settings
 from lehr.dist.collectives import sum_over_ranks
 from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Supervised
 from lehr.training.buffers import KeptBuffers
+from lehr.training.methods.own_average import refuse_own_average
 
 __all__ = ["SWA"]
 
@@ -40,12 +43,15 @@ class SWA(Settings):
     every: DurationSetting = Duration(1, "%")
     """How often weights are taken, counted from the run's beginning; at each step where that is less than one."""
     batches: int = Field(default=50, ge=1)
-    """How many training batches, spread over the data, the statistics of batch norm are made of for an evaluation."""
+    """How many training batches, spread over the data, or the first of a stream, make batch norm's statistics."""
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
         if self.every.value == 0:
             raise SettingError(f"methods.swa.every={self.every} is never and always; give 1 or more")
+        refuse_own_average(context.optimizers, "which swa would average again; leave swa out, or use another optimizer")
+        if context.optimizers and averaging.tracking_norms(context.model):
+            context.batches(1)  # what cannot be read is refused now, and not at the first evaluation of the average
         start, every = self.start.steps(context.run), max(1, self.every.steps(context.run))
         first = max(1, math.ceil(start / every)) * every
         if first > context.run.steps:
@@ -67,6 +73,7 @@ class SWAMethod(Method):
         self._average = averaging.SWA(context.model)
         self._modules = dict(context.model.named_modules())
         self._evaluating: list[str] = []
+        self._warned = False
 
     def step_end(self, model: nn.Module, place: Place) -> None:
         if place.step >= self._start and place.step % self._every == 0:
@@ -84,23 +91,40 @@ class SWAMethod(Method):
             # dropout and augmentation draw here; the run's own draws are as if they did not
             with seeds.seeded(self._context.seed, "swa", self._context.rank):
                 evaluating = [self._modules[name] for name in self._evaluating]
-                averaging.refresh_norms(self._context.model, self._run, self._some_batches(), evaluating=evaluating)
-            _share_statistics(self._context.model, Ranks(self._context.rank, self._context.world))
+                left_out = averaging.refresh_norms(
+                    self._context.model, self._run, self._some_batches(), evaluating=evaluating, share=self._share
+                )
+            self._warn_of(left_out)
             yield
 
     def _run(self, batch: Batch) -> None:
         objective, model = self._context.objective, self._context.model
-        if isinstance(objective, Supervised):
-            objective.outputs(model, batch)
-        else:
-            objective(model, batch)
+        with self._context.autocast():
+            if isinstance(objective, Supervised):
+                objective.outputs(model, batch)
+            else:
+                objective(model, batch)
+
+    def _share(self, norms: list[_BatchNorm]) -> None:
+        _share_statistics(norms, Ranks(self._context.rank, self._context.world))
+
+    def _warn_of(self, left_out: int) -> None:
+        if left_out and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{left_out} of {self._batches_read} batches of training data were left out of the statistics of batch "
+                "norm under swa, since theirs are not finite; look for samples with inf or nan",
+                LehrWarning,
+                stacklevel=3,
+            )
 
     def _some_batches(self) -> Iterable[Batch]:
         """Yield training batches; not a last one of a single sample, which has no variance."""
-        size = 0
+        size = self._batches_read = 0
         for batch in self._context.batches(self._batches):
             size = max(size, num_samples(batch))
             if num_samples(batch) > 1 or size == 1:
+                self._batches_read += 1
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,15 +136,16 @@ class SWAMethod(Method):
 
 
 @torch.no_grad()
-def _share_statistics(model: nn.Module, ranks: Ranks) -> None:
+def _share_statistics(norms: list[_BatchNorm], ranks: Ranks) -> None:
     """Give every rank the mean statistics of all batches, of which each rank has seen its own."""
     if ranks.world == 1:
         return
-    for norm in averaging.tracking_norms(model):
+    for norm in norms:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         count = norm.num_batches_tracked.to(norm.running_mean.dtype)
         total = sum_over_ranks(count, ranks)
         for statistic in (norm.running_mean, norm.running_var):
-            statistic.copy_(sum_over_ranks(statistic * count, ranks) / total)
+            statistic.copy_(torch.where(total > 0, sum_over_ranks(statistic * count, ranks) / total, statistic))
+        norm.num_batches_tracked.copy_(total)
