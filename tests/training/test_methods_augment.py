@@ -16,11 +16,11 @@ import lehr
 from lehr.augment import cutmix, mixup
 from lehr.base import seeds
 from lehr.base.durations import RunLength
-from lehr.base.errors import DataError, SettingError
+from lehr.base.errors import DataError, LehrError, SettingError
 from lehr.base.protocols import Batch, Method, Place, RunContext
 from lehr.losses import Supervised, cross_entropy, focal_loss, label_smoothing, mse, z_loss
 from lehr.run.recipe import Recipe
-from lehr.training.methods import CutMix, Mixup
+from lehr.training.methods import CutMix, L1Penalty, Mixup
 
 
 class Seen(Method):
@@ -179,3 +179,68 @@ def test_switched_off_again_everything_is_as_it_was(tmp_path: Path) -> None:
     lehr.train(mixing(Mixup(probability=1e-9, classes=3)), run_dir=tmp_path / "never")
     lehr.train(mixing(), run_dir=tmp_path / "without")
     assert exact(tmp_path / "never") == exact(tmp_path / "without")
+
+
+def ids() -> tuple[Tensor, Tensor]:
+    return torch.randint(9, (12, 2)), torch.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functools.partial(cross_entropy, ignore=-1),
+        nn.CrossEntropyLoss(ignore_index=0),
+        functools.partial(F.cross_entropy, ignore_index=0),
+    ],
+)
+def test_a_loss_that_leaves_labels_out_is_refused(loss: Any) -> None:
+    with pytest.raises(SettingError, match=r"mixup: this loss ignores the label (-1|0), which a mixture does not have"):
+        Mixup(classes=3).build(context(objective=Supervised(loss=loss)))
+
+
+def dicts(model: nn.Module, batch: Any) -> Any:
+    return cross_entropy(model(batch["x"]), batch["y"])
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        (
+            Mixup(classes=4),
+            {},
+            r"the first batch with mixup: the model gives scores of shape \(8, 3\), but the targets",
+        ),
+        (Mixup(classes=2), {}, r"the first batch with mixup: labels must be 0 to 1, since there are 2 classes"),
+        (CutMix(classes=3), {}, r"the first batch with cutmix: cutmix needs pictures \(B, C, H, W\)"),
+        (
+            Mixup(classes=3),
+            {
+                "model": lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3)),
+                "data": lehr.Data(train=ids(), batch_size=4),
+            },
+            "the first batch with mixup: mixup needs inputs that can be added up",
+        ),
+        (
+            Mixup(classes=3),
+            {
+                "data": lehr.Data(train=[{"x": x, "y": y} for x, y in zip(*points(), strict=True)], batch_size=4),
+                "objective": dicts,
+            },
+            r"mixup needs batches \(input, label\) of two tensors, but the data gives a dict",
+        ),
+    ],
+)
+def test_the_first_batch_is_mixed_before_the_run_whatever_the_probability(
+    tmp_path: Path, method: Any, changes: dict[str, Any], message: str
+) -> None:
+    rare = method.model_copy(update={"probability": 1e-9})
+    with pytest.raises(LehrError, match=message):
+        lehr.Trainer(mixing(rare, metrics=(), **changes), run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", [Mixup(classes=3), L1Penalty()])
+def test_a_loss_with_more_in_it_has_no_perplexity_in_training(tmp_path: Path, method: Any) -> None:
+    lehr.train(mixing(method, metrics=("perplexity",), steps=4, track={"every": 2}), run_dir=tmp_path / "run")
+    found = records(tmp_path / "run")
+    assert {r["split"] for r in found} == {"train", "val"}
+    assert all(("perplexity" in r) == (r["split"] == "val") for r in found)

@@ -20,8 +20,9 @@ class TrainingRecords:
 
     def __init__(self, update: EagerStep, metrics: Sequence[Metric], *, tokens: bool) -> None:
         objective = update.objective
-        # exp of a smoothed loss is no perplexity, so training then has none
+        # exp of a smoothed loss is no perplexity, nor of one with a penalty or of mixed targets: training then has none
         plain = not isinstance(objective, Supervised) or objective.measures_its_loss()
+        plain = plain and not (update.listeners.loss_ready or update.listeners.batch_ready)
         self._update, self._metrics, self.tokens = update, metrics if plain else (), tokens
         self._last = (0, 0.0, 0.0)
 
