@@ -28,6 +28,7 @@ from lehr.layers import (
     Xavier,
     for_activation,
     initialize,
+    scale_residual,
 )
 from lehr.layers.filling import Rule, matrices
 from lehr.layers.he import he_gain
@@ -206,6 +207,81 @@ def test_orthogonal_weights_neither_stretch_nor_shrink() -> None:
     initialize(kernel, Orthogonal(gain=2.0), generator=seeded())
     rows = kernel.weight.flatten(1)
     assert torch.allclose(rows @ rows.T, 4 * torch.eye(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [4, 32])
+def test_orthogonal_is_for_each_group_a_matrix(groups: int) -> None:
+    layer = nn.Conv2d(32, 64, 3, groups=groups, bias=False)
+    initialize(layer, Orthogonal(gain=0.5), generator=seeded())
+    for part in layer.weight.flatten(1).chunk(groups):  # (64/groups, 9·32/groups): fewer rows than columns
+        assert torch.allclose(part @ part.T, 0.25 * torch.eye(len(part)), atol=1e-6)
+    x = torch.randn(8, 32, 16, 16, generator=seeded(1))
+    assert layer(x).std().item() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("settings", [(2, 2, 1), (3, 1, 1), (4, 2, 1), (3, 2, 4), (2, 3, 1)], ids=str)
+def test_orthogonal_transposed_convolutions_keep_the_size(settings: tuple[int, int, int]) -> None:
+    """Each place of the output adds up the taps that meet there; these, and not all of the kernel, are its matrix."""
+    taps, stride, groups = settings
+    layer = nn.ConvTranspose2d(32, 32, taps, stride=stride, groups=groups, bias=False)
+    initialize(layer, "orthogonal", generator=seeded())
+    x = torch.randn(16, 32, 20, 20, generator=seeded(1))
+    reached = layer(x)[:, :, 4:-4, 4:-4]
+    assert reached[reached != 0].std().item() == pytest.approx(1, rel=0.05)
+    if taps == stride:  # nothing overlaps: each output place sees its input turned
+        assert torch.allclose(layer(x).square().sum((1, 2, 3)), stride**2 * x.square().sum((1, 2, 3)), rtol=1e-4)
+
+
+def test_maps_of_a_transposed_convolution_are_all_of_its_weights_once() -> None:
+    layer = nn.ConvTranspose2d(4, 6, (5, 3), stride=(4, 2), dilation=(2, 1), groups=2)
+    [matrix] = matrices(layer)
+    with torch.no_grad():
+        layer.weight.zero_()
+        for part in matrix.maps:
+            part += 1
+    assert bool((layer.weight == 1).all())
+    assert {tuple(part.shape[:2]) for part in matrix.maps} == {(3, 2)}
+    assert len(matrix.maps) == 2 * 2 * 2  # groups, and phases: with dilation 2 only every second of 4 is reached
+
+
+def test_half_precision_is_orthogonal() -> None:
+    for kind in (torch.float16, torch.bfloat16):
+        layer = nn.Linear(40, 30, dtype=kind)
+        initialize(layer, "orthogonal", generator=seeded())
+        rows = layer.weight.float()
+        assert layer.weight.dtype == kind and torch.allclose(rows @ rows.T, torch.eye(30), atol=0.02)
+
+
+def test_torchs_fans_count_groups_on_one_side_only_and_no_strides() -> None:
+    for layer, fans in ((nn.Conv2d(64, 64, 3, groups=8), (72, 72)), (nn.Conv2d(64, 64, 2, stride=2), (256, 64))):
+        [matrix] = matrices(layer)
+        assert (matrix.fan_in, matrix.fan_out) == fans
+    fans_of = nn.init._calculate_fan_in_and_fan_out
+    assert fans_of(nn.Conv2d(64, 64, 3, groups=8).weight) == (72, 576)
+    assert fans_of(nn.Conv2d(64, 64, 2, stride=2).weight) == (256, 256)
+
+
+def test_padding_of_a_tied_embedding_stays_zero() -> None:
+    embedding, head = nn.Embedding(50, 8, padding_idx=3), nn.Linear(8, 50, bias=False)
+    head.weight = embedding.weight
+    initialize(nn.ModuleList([embedding, head]), "lecun", generator=seeded())
+    assert [row for row in range(50) if not bool(head.weight[row].any())] == [3]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_weights_has_nothing_to_draw() -> None:
+    assert initialize(nn.Linear(0, 3), "he") == {"weight": "empty", "bias": "zeros"}
+
+
+def test_a_tied_end_is_scaled_once_and_one_without_shape_is_refused() -> None:
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)])
+    model[1].weight = model[0].weight
+    before = [layer.weight.detach().clone() for layer in model]
+    assert scale_residual(model, "*") == ["0", "1", "2"]
+    for layer, was in zip(model, before, strict=True):
+        assert torch.allclose(layer.weight, was / math.sqrt(3))
+    with pytest.raises(SettingError, match="0.weight has no shape yet"):
+        scale_residual(nn.Sequential(nn.LazyLinear(2)), "0")
 
 
 def test_truncated_normal_cuts_and_is_then_narrower() -> None:

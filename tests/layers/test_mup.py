@@ -154,6 +154,62 @@ def test_what_has_no_widths_to_compare_is_refused() -> None:
         Initialized(model=nn.Identity, rule="he", mup_base=nn.Linear(2, 2))
 
 
+def test_wider_weights_of_other_kinds_are_refused_not_given_the_rate_1() -> None:
+    class Bare(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.zeros(width, width))
+
+    makers = {
+        "weight_ih_l0": lambda w: nn.LSTM(4, w),
+        "parametrizations.weight.original1": lambda w: nn.utils.parametrizations.weight_norm(nn.Linear(w, w)),
+        "matrix": Bare,
+        "weight": lambda w: nn.Bilinear(w, w, w),
+    }
+    for name, make in makers.items():
+        for function in (mup_rates, mup_initialize):
+            with pytest.raises(SettingError, match=f"cannot tell the inputs of '{name}' from its outputs"):
+                function(make(64), make(16))
+    same = [nn.Sequential(nn.LSTM(4, 5), nn.Linear(w, w)) for w in (32, 8)]  # as wide as in the base: nothing to tell
+    assert mup_rates(*same)["1.weight"] == 0.25 and mup_rates(*same)["0.weight_ih_l0"] == 1
+
+
+def test_what_is_added_has_no_inputs() -> None:
+    class Positions(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.places, self.scale = nn.Parameter(torch.zeros(1, 7, width)), nn.Parameter(torch.ones(width, 1, 1))
+            self.norm = nn.LayerNorm((7, width))
+
+    assert set(mup_rates(Positions(64), Positions(16)).values()) == {1.0}
+
+
+def test_a_base_with_other_modules_or_kernels_is_refused() -> None:
+    pairs = {
+        "'1' is not in both": (nn.Sequential(nn.Linear(3, 8), nn.ReLU()), nn.Sequential(nn.Linear(3, 4))),
+        "'0' is not in both": (nn.Sequential(nn.ReLU()), nn.Sequential(nn.GELU())),
+        r"'Conv2d' has kernel_size \(5, 5\) and \(3, 3\)": (nn.Conv2d(3, 64, 5), nn.Conv2d(3, 16, 3)),
+        r"'Conv2d' has stride \(2, 2\) and \(1, 1\)": (nn.Conv2d(3, 64, 3, 2), nn.Conv2d(3, 16, 3)),
+        "weight has no shape yet": (nn.LazyLinear(4), nn.LazyLinear(2)),
+    }
+    for message, (wide, base) in pairs.items():
+        with pytest.raises(SettingError, match=message):
+            mup_rates(wide, base)
+
+
+def test_depthwise_convolutions_have_one_input_at_any_width() -> None:
+    wide, base = (nn.Sequential(nn.Conv2d(w, w, 3, groups=w), nn.Conv2d(w, w, 1)) for w in (64, 16))
+    rates = mup_rates(wide, base)
+    assert (rates["0.weight"], rates["1.weight"]) == (1, 0.25)
+
+
+def test_values_that_are_drawn_are_those_of_the_card() -> None:
+    """Embeddings are N(0, 1) and biases 0 at any width, as `initialize` does it."""
+    wide, base = (nn.Sequential(nn.Embedding(50, w), nn.LayerNorm(w), nn.Linear(w, 4)) for w in (64, 16))
+    how = mup_initialize(wide, base, generator=torch.Generator().manual_seed(0))
+    assert (how["0.weight"], how["1.weight"], how["2.bias"]) == ("normal, std 1", "ones", "zeros")
+
+
 def test_rates_become_rules_of_an_optimizer() -> None:
     wide, base = mlp(512), mlp(64)
     rates = mup_rates(wide, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import lehr
 from lehr.base.errors import SettingError
-from lehr.layers import NORMS, norm
+from lehr.layers import NORMS, initialize, norm
 
 EPS = 1e-5
 
@@ -139,6 +141,50 @@ def test_norms_undo_scale_and_shift(scale: float, shift: float, kind: str) -> No
     assert torch.allclose(layer(scale * x + shift), layer(x), atol=1e-4)
 
 
+def losses(normed: bool, lr: float, steps: int = 60) -> list[float]:
+    """Train eight relu layers by plain gradient descent on the sign of a product of two features."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 16, generator=draws)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    layers: list[nn.Module] = []
+    for place in range(8):
+        layers += [nn.Linear(32 if place else 16, 32), *[norm("batch", 32, spatial=0)] * normed, nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(32, 2))
+    initialize(model, "he", generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    found = []
+    for _ in range(steps):
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+def test_batch_norm_tolerates_larger_rates_and_converges_faster() -> None:
+    """Two of the guide's four claims, on a small problem: each at a grid of rates."""
+    rates = (0.1, 0.3, 1.0)
+    plain, normed = ({lr: losses(with_norm, lr) for lr in rates} for with_norm in (False, True))
+    assert not plain[1.0][-1] < 1  # nan: too large without
+    assert all(normed[lr][-1] < 0.1 for lr in rates)
+    assert min(run[-1] for run in plain.values() if run[-1] == run[-1]) > 0.3  # the best rate of each
+    assert min(run[19] for run in normed.values()) < 0.1  # in a third of the steps
+
+
+def test_batch_norm_is_noise_from_the_others_in_training_alone() -> None:
+    """Why it is said to regularize: the same sample gives another output in each batch, less so in large batches."""
+    x = pictures(512, 4, 1, 1)
+    layer = norm("batch", 4).double()
+    spread = {}
+    for size in (4, 64):
+        batches = [torch.cat([x[:1], x[1 + at : at + size]]) for at in range(0, 256, size)]
+        spread[size] = torch.stack([layer(batch)[0] for batch in batches]).std(0).mean().item()
+    assert spread[4] > 2 * spread[64] > 0.02
+    layer.eval()
+    assert torch.equal(layer(x[:4])[0], layer(x[:64])[0])
+
+
 def test_convolution_norm_relu_of_the_guide() -> None:
     block = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), norm("batch", 64), nn.ReLU())
     with torch.random.fork_rng(devices=[]):
@@ -174,3 +220,15 @@ def test_every_norm_can_be_trained_and_saved(kind: str) -> None:
 def test_every_norm_has_a_card() -> None:
     cards = Path(lehr.__file__).parent / "cards"
     assert [name for name in NORMS if not (cards / f"{name}-norm.md").is_file()] == []
+
+
+def test_every_leaf_of_the_family_of_regularization_is_named_with_a_card_of_its_own() -> None:
+    leaves = ["l1", "l2", "elastic-net", "dropout", "drop-connect", "drop-path", "early-stopping"]
+    leaves += [f"{kind}-norm" for kind in ("batch", "layer", "group", "instance")]
+    cards = Path(lehr.__file__).parent / "cards"
+    tree = re.search(r"^    regularization\n((?:    .*\n)+)", (cards / "regularization.md").read_text(), re.MULTILINE)
+    assert tree is not None
+    named = re.findall(r"[a-z][a-z0-9-]+", tree[1])
+    for leaf in leaves:
+        assert leaf in named, leaf
+        assert (cards / f"{leaf}.md").is_file(), leaf

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import random
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lehr.base.errors import SettingError
-from lehr.layers import check_variance, initialize
+from lehr.layers import Xavier, check_variance, initialize, zero_init_residual
+from lehr.models.convnet import ConvNetSettings
 from lehr.models.gpt import GPTSettings
 from lehr.models.resnet import ResNetSettings
 
@@ -95,6 +98,206 @@ def test_shortcuts_and_norms_cure_what_vanishes_and_clipping_does_not() -> None:
     assert first_gradient(exploded, clip=1.0) <= 1  # it does bound what explodes
 
 
+def test_no_single_rate_cures_what_vanishes_and_a_rate_for_each_weight_does() -> None:
+    """The guide's fourth remedy. A rate scales all steps alike, so what is 1e-6 of the others stays 1e-6 of them."""
+    parts = [part for layer in chain(1.0, depth=10) for part in (layer, nn.Sigmoid())]
+    moved: dict[str, list[float]] = {}
+    for name, make in (
+        ("small", lambda p: torch.optim.SGD(p, lr=1e-2)),
+        ("large", lambda p: torch.optim.SGD(p, lr=1e4)),
+        ("adam", lambda p: torch.optim.Adam(p, lr=1e-2, eps=1e-30)),
+    ):
+        model = copy.deepcopy(nn.Sequential(*parts)).double()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer = make(model.parameters())
+        model(noise(64, WIDTH).double()).square().mean().backward()
+        optimizer.step()
+        pairs = zip(model.parameters(), before, strict=True)
+        moved[name] = [((new - old).norm() / old.norm()).item() for new, old in pairs]
+    for name in ("small", "large"):
+        assert moved[name][0] / moved[name][-1] < 1e-5
+    assert moved["large"][0] < 1e-2 and moved["large"][-1] > 10  # too little for one and too much for the other
+    assert moved["adam"][0] == pytest.approx(moved["adam"][-1], rel=0.2)
+
+
+def conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+
+
+def pooled(
+    pool: type[nn.Module], depth: int = 3, gain: float = 1.0, activation: type[nn.Module] = nn.ReLU
+) -> nn.Module:
+    """Return three stages of convolutions with pooling between, and a mean over all places before the last layer."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width in (16, 32, 64):
+        for _ in range(depth):
+            layers += [conv(before, width), activation()]
+            before = width
+        layers += [pool(2)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    rule = "he" if activation is nn.ReLU else Xavier(gain=5 / 3)
+    initialize(model, rule, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= gain
+    return model
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+def test_pooling_is_no_fault(pool: type[nn.Module], activation: type[nn.Module]) -> None:
+    """The gradient per value falls by the number of places at a mean over them, which is as it should be."""
+    assert check_variance(pooled(pool, activation=activation), noise(4, 3, 32, 32)).ok
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+@pytest.mark.parametrize("gain", [0.4, 2.5])
+def test_what_vanishes_or_explodes_is_found_behind_pooling_too(pool: type[nn.Module], gain: float) -> None:
+    report = check_variance(pooled(pool, gain=gain), noise(4, 3, 32, 32))
+    convolutions = report.layers[:-1]
+    assert not report.ok
+    for ratio in (convolutions[-1].activation_ratio, convolutions[0].gradient_ratio):
+        assert ratio < 0.01 if gain < 1 else ratio > 100
+
+
+def test_a_mean_over_places_takes_the_root_of_their_number_and_is_not_counted() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8, bias=False)
+    )
+    with torch.no_grad():
+        for layer in (model[0], model[3]):
+            layer.weight.copy_(torch.eye(8).view_as(layer.weight))
+    first, last = check_variance(model, noise(32, 8, 16, 16)).layers
+    assert first.gradient / last.gradient == pytest.approx(1 / 16)
+    assert first.gradient_ratio == pytest.approx(1) and last.activation_ratio == pytest.approx(1, rel=0.1)
+    with torch.no_grad():
+        model[3].weight *= 0.3  # beyond what the mean does, it counts
+    first, last = check_variance(model, noise(32, 8, 16, 16)).layers
+    assert first.gradient_ratio == pytest.approx(0.3)
+    assert last.activation_ratio == pytest.approx(0.3, rel=0.1)
+
+
+def test_models_here_pass_under_he() -> None:
+    pictures = {"channels": 3, "num_classes": 10}
+    made: list[nn.Module] = [ConvNetSettings().build(pictures)]
+    for order in ("conv-norm-act", "conv-act-norm", "norm-act-conv"):
+        made += [ResNetSettings(width=8, blocks=2, order=order).build(pictures)]
+    for model in made:
+        initialize(model, "he", generator=torch.Generator().manual_seed(0))  # no branch begins at zero any more
+        report = check_variance(model, noise(16, 3, 16, 16))
+        assert report.ok, str(report)
+
+
+def test_branches_that_begin_at_zero_are_told_and_the_way_past_them_is_measured() -> None:
+    model = ResNetSettings(width=8, blocks=2).build({"channels": 3, "num_classes": 10})
+    initialize(model, "he", generator=torch.Generator().manual_seed(0))
+    zero_init_residual(model)
+    report = check_variance(model, noise(16, 3, 16, 16))
+    verdicts = {layer.name: layer.verdict for layer in report.layers}
+    assert all(("no gradient" if ".conv" in name else "pass") == verdict for name, verdict in verdicts.items())
+    assert not report.ok and "behind weights that begin at 0" in str(report)
+
+
+class Words(nn.Module):
+    """A mean over the words of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.last = nn.Embedding(30, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.hidden(self.words(x)).relu().mean(1))
+        return scores
+
+
+def test_a_mean_over_positions_is_no_fault() -> None:
+    model = Words()
+    initialize(model, "he", generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, 30, (8, 200), generator=torch.Generator().manual_seed(1))
+    assert check_variance(model, tokens).ok
+
+
+def test_strides_and_widths_keep_the_norm() -> None:
+    """Under He each layer's gradient has the same norm, whatever the numbers of channels and places."""
+    widths = [3, 64, 16, 128]
+    layers = [part for a, b in itertools.pairwise(widths) for part in (conv(a, b, stride=2), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 5))
+    initialize(model, "he", generator=torch.Generator().manual_seed(0))
+    report = check_variance(model, noise(8, 3, 32, 32))
+    for layer in report.layers:
+        assert layer.gradient / report.layers[-1].gradient == pytest.approx(1, rel=0.3)
+
+
+class Recurrent(nn.Module):
+    """An LSTM, of which the last state is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(16, 32, num_layers=3), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.lstm(x)[0][-1])
+        return scores
+
+
+def test_what_was_not_looked_at_is_named_and_nothing_is_claimed_of_it() -> None:
+    model = Recurrent()
+    with torch.no_grad():
+        for parameter in model.lstm.parameters():
+            parameter.mul_(1e-4)
+    report = check_variance(model, noise(10, 4, 16))
+    assert [layer.name for layer in report.layers] == ["head"] and report.layers[0].ok
+    assert set(report.unseen) == {f"lstm.weight_{kind}_l{layer}" for kind in ("ih", "hh") for layer in range(3)}
+    assert not report.ok and "not looked at: lstm.weight_ih_l0, " in str(report)
+    named = check_variance(model, noise(10, 4, 16), layers="head")
+    assert named.unseen == () and named.ok  # of the head alone
+
+
+def test_reparametrized_and_bare_weights_and_layers_that_are_not_run_are_not_claimed() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.spare = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+            self.matrix, self.places = nn.Parameter(torch.eye(8)), nn.Parameter(torch.zeros(1, 5, 8))
+            self.norm = nn.LayerNorm((5, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.normed(self.first(x + self.places)) @ self.matrix)  # type: ignore[no-any-return]
+
+    report = check_variance(Odd(), noise(4, 5, 8))
+    assert report.unseen == ("spare (not run)", "matrix", "normed.parametrizations.weight.original1")
+    assert not report.ok
+
+
+def test_attention_is_seen_by_its_output() -> None:
+    model = nn.TransformerEncoderLayer(32, 4, batch_first=True, dropout=0.0)
+    initialize(model, "xavier", generator=torch.Generator().manual_seed(0))
+    report = check_variance(model, noise(4, 6, 32))
+    assert [layer.name for layer in report.layers] == ["self_attn", "linear1", "linear2"]
+    assert report.unseen == () and report.ok
+
+
+def test_a_head_that_is_not_read_has_no_gradient_and_the_others_are_compared_without_it() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.read, self.spare = nn.Linear(64, 64), nn.Linear(64, 3), nn.Linear(64, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self.body(x).relu()
+            return self.read(hidden), self.spare(hidden)
+
+    model = Heads()
+    initialize(model, "he", generator=torch.Generator().manual_seed(0))
+    report = check_variance(model, noise(32, 64), loss=lambda m, b: m(b)[0].square().mean())
+    assert [layer.verdict for layer in report.layers] == ["pass", "pass", "no gradient"]
+    assert report.layers[1].gradient_ratio == 1 and not any(math.isnan(x.gradient_ratio) for x in report.layers)
+    assert "not read by the loss" in str(report)
+
+
 def test_good_initialization_passes_and_torchs_default_fades_with_relu() -> None:
     model = nn.Sequential(*[part for _ in range(10) for part in (nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True))])
     with torch.random.fork_rng(devices=[]):
@@ -125,7 +328,7 @@ def test_numbers_are_those_of_the_tensors() -> None:
         for layer, tensor in zip(report.layers, (hidden, scores), strict=True):
             assert tensor.grad is not None
             assert layer.activation == pytest.approx(tensor.detach().double().numpy().std(), rel=1e-6)
-            assert layer.gradient == pytest.approx(tensor.grad.double().numpy().std(), rel=1e-5)
+            assert layer.gradient == pytest.approx(np.linalg.norm(tensor.grad.double().numpy()), rel=1e-5)
 
 
 def test_nothing_is_changed() -> None:
@@ -172,6 +375,8 @@ def test_layers_can_be_named_and_those_that_run_twice_are_listed_twice() -> None
     assert [layer.name for layer in check_variance(model, noise(8, WIDTH)).layers] == ["0", "0"]
     named = check_variance(model, noise(8, WIDTH), layers=["1", "3"])
     assert [layer.name for layer in named.layers] == ["1", "3"]
+    deep = nn.Sequential(*[nn.Linear(4, 4) for _ in range(11)])
+    assert [layer.name for layer in check_variance(deep, noise(8, 4), layers="*0").layers] == ["0", "10"]
 
 
 def test_frozen_layers_below_get_no_gradient_and_say_so() -> None:
@@ -207,6 +412,12 @@ def test_what_cannot_be_checked_is_refused() -> None:
         check_variance(model, {"x": x})
     with pytest.raises(SettingError, match="no layer of ReLU to look at was run"):
         check_variance(nn.ReLU(), x)
+    with pytest.raises(SettingError, match="'?weight'? has no shape yet"):
+        check_variance(nn.LazyLinear(2), x)
+    with pytest.raises(SettingError, match="a Bilinear, which takes more than one input; pass loss="):
+        check_variance(nn.Bilinear(WIDTH, WIDTH, 2), (x, x))
+    with pytest.raises(SettingError, match="0 returned a single number"):
+        check_variance(nn.Sequential(nn.Linear(WIDTH, 1)), x[:1])
     with pytest.raises(SettingError, match="no module of Sequential matches 'up'"):
         check_variance(model, x, layers=["up"])
     with pytest.raises(SettingError, match="frozen, or the loss is cut off"):

@@ -6,15 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
 
 from lehr.base.errors import SettingError
 from lehr.base.tables import Row, Table
-from lehr.layers.filling import Rule, matrices
+from lehr.layers.filling import EMBEDDINGS, NORM_MODULES, Rule, matrices, refuse_lazy
 from lehr.layers.he import He
 from lehr.layers.lecun import LeCun
-from lehr.layers.norms import SampleRMSNorm
 from lehr.layers.orthogonal import Orthogonal
 from lehr.layers.truncated_normal import TruncatedNormal
 from lehr.layers.xavier import Xavier
@@ -45,9 +42,6 @@ ACTIVATIONS = Table(
         Row(name="linear", make=LeCun, summary="LeCun"),
     ],
 )
-
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, SampleRMSNorm)
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 def for_activation(activation: str, **options: float) -> Rule:
@@ -81,7 +75,8 @@ def initialize(model: nn.Module, rule: str | Rule, *, generator: torch.Generator
     Linear layers, convolutions and attention's projections follow the ``rule``: settings, or a name in `RULES` for
     their defaults. Embeddings are normal with the rule's ``embedding_std``, 1 but for `TruncatedNormal`, and 0 in
     rows of padding. Biases are 0, the gains of norms 1. A weight that an output layer shares with an embedding is
-    drawn as the output layer's. Other parameters are left as they were, and the answer says so.
+    drawn as the output layer's, but for its row of padding. Other parameters are left as they were, and the answer says
+    so; a matrix without elements is ``empty``.
 
     What the model's own code set is replaced, branches that begin at zero included: call `zero_init_residual` after.
     Without a ``generator``, torch's global one is drawn from, as modules do.
@@ -93,15 +88,13 @@ def initialize(model: nn.Module, rule: str | Rule, *, generator: torch.Generator
     'he normal, std 0.2, fan_in'
     """
     chosen = as_rule(rule)
-    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
-    if lazy:
-        raise SettingError(f"{lazy[0]} has no shape yet; pass one batch through the model before initializing it")
+    refuse_lazy(model)
     done: dict[nn.Parameter, str] = {}
     for module in model.modules():
         for matrix in matrices(module):
             parameter = module._parameters[matrix.parameter]
             assert parameter is not None
-            done[parameter] = chosen.fill(matrix, generator)
+            done[parameter] = chosen.fill(matrix, generator) if matrix.values.numel() else "empty"
     for module in model.modules():
         _fill_the_rest(module, chosen.embedding_std, done, generator)
     if not done:
@@ -116,12 +109,13 @@ def _fill_the_rest(
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     if isinstance(module, nn.MultiheadAttention):
         bias = module.in_proj_bias
-    if isinstance(module, _EMBEDDINGS) and weight is not None and weight not in done:
-        nn.init.normal_(weight, std=embedding_std, generator=generator)
+    if isinstance(module, EMBEDDINGS) and weight is not None:
+        if weight not in done:
+            nn.init.normal_(weight, std=embedding_std, generator=generator)
+            done[weight] = f"normal, std {embedding_std:g}"
         if module.padding_idx is not None:
             weight[module.padding_idx] = 0
-        done[weight] = f"normal, std {embedding_std:g}"
-    if isinstance(module, _NORMS) and weight is not None:
+    if isinstance(module, NORM_MODULES) and weight is not None:
         done[nn.init.ones_(weight)] = "ones"  # type: ignore[index]
-    if bias is not None and (isinstance(module, _NORMS) or any(True for _ in matrices(module))):
+    if bias is not None and (isinstance(module, NORM_MODULES) or any(True for _ in matrices(module))):
         done[nn.init.zeros_(bias)] = "zeros"  # type: ignore[index]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lehr.base.errors import SettingError
-from lehr.layers.filling import Rule, matrices
+from lehr.layers.filling import EMBEDDINGS, Rule, matrices, refuse_lazy, unknown_weights
 from lehr.layers.he import He
 from lehr.layers.initialize import as_rule, initialize
 from lehr.layers.lecun import LeCun
@@ -18,13 +18,7 @@ __all__ = ["mup_initialize", "mup_rates"]
 
 def _growth(model: nn.Module, base: nn.Module) -> dict[str, tuple[float, bool]]:
     """Return {name: (how much wider the input of this matrix is than in the base, whether the output is wider too)}."""
-    shapes = [{name: p.ndim for name, p in m.named_parameters()} for m in (model, base)]
-    if shapes[0] != shapes[1]:
-        differing = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
-        raise SettingError(
-            f"mup compares a model with a narrower one of the same depth, but {differing[0][0]!r} is not in both; "
-            "change the width alone"
-        )
+    _check_the_same_but_for_widths(model, base)
     names: dict[nn.Parameter, str] = {parameter: name for name, parameter in model.named_parameters()}
     first: dict[str, tuple[float, bool]] = {}
     for module, other in zip(model.modules(), base.modules(), strict=True):
@@ -32,7 +26,7 @@ def _growth(model: nn.Module, base: nn.Module) -> dict[str, tuple[float, bool]]:
             parameter = module._parameters[wide.parameter]
             assert parameter is not None
             first[names[parameter]] = (wide.fan_in / narrow.fan_in, wide.fan_out != narrow.fan_out)
-    embeddings = [module._parameters["weight"] for module in model.modules() if isinstance(module, nn.Embedding)]
+    embeddings = [module._parameters["weight"] for module in model.modules() if isinstance(module, EMBEDDINGS)]
     for weight in embeddings:
         if weight is not None and first.get(names[weight], (1.0, False))[0] != 1:
             raise SettingError(
@@ -40,6 +34,31 @@ def _growth(model: nn.Module, base: nn.Module) -> dict[str, tuple[float, bool]]:
                 "untie them"
             )
     return first
+
+
+def _check_the_same_but_for_widths(model: nn.Module, base: nn.Module) -> None:
+    """Refuse what differs in more than widths, and wider weights whose inputs cannot be told from their outputs."""
+    for either in (model, base):
+        refuse_lazy(either)
+    what = "mup compares a model with a narrower one of the same depth, but"
+    dimensions = [{name: p.ndim for name, p in m.named_parameters()} for m in (model, base)]
+    kinds = [{name: type(module).__name__ for name, module in m.named_modules()} for m in (model, base)]
+    for one, other in (dimensions, kinds):
+        differing = sorted(name for name in one | other if one.get(name) != other.get(name))
+        if differing:
+            raise SettingError(f"{what} {differing[0]!r} is not in both; change the width alone")
+    for (name, module), narrower in zip(model.named_modules(), base.modules(), strict=True):
+        for fixed in ("kernel_size", "stride"):
+            pair = getattr(module, fixed, None), getattr(narrower, fixed, None)
+            if pair[0] != pair[1]:
+                which = name or type(module).__name__
+                raise SettingError(f"{what} {which!r} has {fixed} {pair[0]} and {pair[1]}; change the width alone")
+    wider = [n for n in unknown_weights(model) if model.get_parameter(n).shape != base.get_parameter(n).shape]
+    if wider:
+        raise SettingError(
+            f"mup cannot tell the inputs of {wider[0]!r} from its outputs; it knows linear layers, convolutions, "
+            "attention and embeddings, without reparametrization"
+        )
 
 
 def mup_rates(model: nn.Module, base: nn.Module) -> dict[str, float]:
@@ -53,7 +72,8 @@ def mup_rates(model: nn.Module, base: nn.Module) -> dict[str, float]:
     Two things are the model's own: attention has to divide q·k by the size of a head and not by its root, and weight
     decay that is multiplied by the rate shrinks with it.
 
-    Raises: `SettingError` when the two differ in more than widths, or an output layer shares an embedding's weights.
+    Raises: `SettingError` when the two differ in more than widths, an output layer shares an embedding's weights, or a
+    wider weight is of another kind, as an LSTM's or a weight-normed layer's.
 
     >>> wide, base = (nn.Sequential(nn.Linear(3, w), nn.Linear(w, w), nn.Linear(w, 2)) for w in (64, 16))
     >>> {name: rate for name, rate in mup_rates(wide, base).items() if rate != 1}

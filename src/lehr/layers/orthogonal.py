@@ -18,8 +18,9 @@ class Orthogonal(Settings):
     """A random matrix with orthonormal rows, or columns where there are fewer, times ``gain``; by ``nn.init``.
 
     Every singular value is the gain, so a deep linear network neither fades nor explodes in any direction, while
-    normal weights keep the size on average only. A kernel counts as the matrix (out, in x height x width). Source:
-    Saxe et al. 2013 (arXiv 1312.6120). Cost: a QR decomposition of each matrix.
+    normal weights keep the size on average only. A kernel counts as the matrix (out, in x height x width) of each
+    group; in a transposed convolution, of the taps that meet at one output. Drawn in float32 at least. Source: Saxe et
+    al. 2013 (arXiv 1312.6120). Cost: a QR decomposition of each matrix.
 
     >>> values = torch.empty(2, 3)
     >>> Orthogonal(gain=2.0).fill(Matrix("weight", values, 3, 2))
@@ -35,5 +36,7 @@ class Orthogonal(Settings):
 
     def fill(self, matrix: Matrix, generator: torch.Generator | None = None) -> str:
         """Draw the weights and say how."""
-        nn.init.orthogonal_(matrix.values, self.gain, generator=generator)
+        for part in matrix.maps or (matrix.values,):
+            exact = torch.empty(part.shape, dtype=torch.promote_types(part.dtype, torch.float32), device=part.device)
+            part.copy_(nn.init.orthogonal_(exact, self.gain, generator=generator))
         return f"orthogonal, gain {self.gain:g}"

@@ -10,7 +10,7 @@ from torch import nn
 
 from lehr.base.errors import SettingError
 from lehr.base.settings import Settings
-from lehr.layers.filling import Matrix
+from lehr.layers.filling import Matrix, refuse_lazy
 from lehr.layers.zero_init import modules_like
 
 __all__ = ["TruncatedNormal", "scale_residual"]
@@ -52,17 +52,23 @@ def scale_residual(model: nn.Module, *ends: str) -> list[str]:
     N sums of equal variance then add up to that of one, whatever the depth. A Transformer has N = 2·depth. ``ends``
     are patterns for the layers' names. Source: Radford et al. 2019, section 2.3.
 
-    Raises: `SettingError` for a pattern that no layer matches, or a module without a weight.
+    A weight that several of these layers share is divided once.
+
+    Raises: `SettingError` for a pattern that no layer matches, a module without a weight, or one without a shape yet.
 
     >>> scale_residual(nn.ModuleList(nn.Linear(2, 2) for _ in range(4)), "*1", "*3")
     ['1', '3']
     """
+    refuse_lazy(model)
     last = modules_like(model, *ends)
     if not last:
         raise SettingError("scale_residual needs the names of the layers that end the branches: 'blocks.*.down'")
+    weights: set[nn.Parameter] = set()
     for name, module in last.items():
         weight = module._parameters.get("weight")
         if weight is None:
             raise SettingError(f"{name} is a {type(module).__name__} without a weight; name a layer")
+        weights.add(weight)
+    for weight in weights:
         weight.div_(math.sqrt(len(last)))
     return list(last)
