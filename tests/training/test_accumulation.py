@@ -188,6 +188,39 @@ def test_the_rate_at_a_step_does_not_depend_on_the_cutting(tmp_path: Path) -> No
     assert curves[0] == [0.01 * schedule(step) for step in range(15)]
 
 
+def test_the_time_line_of_ordinary_and_accumulated_updates(tmp_path: Path) -> None:
+    """f: a forward pass of so many samples, U: an update, which is when the clock moves; as in the card's drawing."""
+    drawn = {}
+    for accumulate in (1, 4):
+        events: list[str] = []
+
+        def noted(model: nn.Module, batch: Any, events: list[str] = events) -> tuple[Tensor, int]:
+            events.append(f"f{len(batch[0])}")
+            return model(batch[0]).square().sum(), len(batch[0])
+
+        size = 2 * accumulate
+        made = recipe(
+            model=lambda: nn.Linear(4, 3),
+            data=lehr.Data(train=points(32), batch_size=size, shuffle=False),
+            objective=noted,
+            metrics=(),
+            accumulate=accumulate,
+            steps=16 // size,
+        )
+        trainer = lehr.Trainer(made, run_dir=tmp_path / f"{accumulate}")
+        (step,) = trainer.loop.update.steps
+        trainer.loop.update.steps = [lambda e=events, s=step: (e.append("U"), s())]  # type: ignore[misc]
+        events.clear()  # of what was tried before the run
+        clock, ticks = trainer.loop.clock, []
+        for batch in trainer.batches():
+            trainer.step(batch)
+            ticks.append((clock.step, clock.microsteps, len(events)))
+        drawn[accumulate] = " ".join(events)
+        passes = accumulate + 1
+        assert ticks == [(k, k * accumulate, k * passes) for k in range(1, 16 // size + 1)]
+    assert drawn == {1: " ".join(["f2 U"] * 8), 4: " ".join(["f2 f2 f2 f2 U"] * 2)}
+
+
 def test_dropout_and_batch_norm_run_per_microbatch(tmp_path: Path) -> None:
     trainer = lehr.Trainer(recipe(accumulate=2, model=Mlp, steps=3), run_dir=tmp_path / "run")
     trainer.fit()
