@@ -47,9 +47,11 @@ def stop_after(values: list[float], settings: Stop, goal: str = "min") -> int | 
         ([3, 4, 2, 3, 4, 5], Stop(patience=3), 6),
         ([3, 2.95, 2.9, 2.85], Stop(patience=2, min_delta=0.2), 3),
         ([3, 4, 5, 6, 1, 2], Stop(patience=2, min_steps=50), None),
-        ([3, 4, 5, 6, 7, 2], Stop(patience=2, min_steps=50), 5),
-        ([3, 4, 5, 6, 7, 2], Stop(patience=2, min_steps="0.5 epochs"), 5),
-        ([3, 4, 5, 6, 7, 2], Stop(patience=2, min_steps="4%"), 4),
+        ([3, 4, 5, 6, 7, 2], Stop(patience=2, min_steps=50), None),
+        ([3, 4, 5, 6, 7, 8], Stop(patience=2, min_steps=50), 6),
+        ([3, 4, 5, 6, 7, 8], Stop(patience=2, min_steps="0.5 epochs"), 6),
+        ([3, 4, 5, 6, 7, 2], Stop(patience=2, min_steps="4%"), 5),
+        ([1, 4, 5, 2, 2], Stop(patience=2, min_steps=40), 5),
         ([3, 2, 1.5, 1], Stop(val_loss=1.5), 3),
         ([1, 2, 1], Stop(val_loss=1.5, min_steps=30), 3),
         ([math.nan, 2], Stop(val_loss=1.5), None),
@@ -178,9 +180,24 @@ def test_it_can_be_used_alone_and_put_back() -> None:
     assert early.update(0.61) is False
 
 
-@pytest.mark.parametrize("wrong", [{"patience": 0}, {"min_delta": -1.0}, {"min_delta": math.nan}, {"goal": "least"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"patience": 0},
+        {"min_delta": -1.0},
+        {"min_delta": math.nan},
+        {"goal": "least"},
+        {"patience": math.nan},
+        {"patience": 1.5},
+        {"patience": True},
+        {"min_delta": math.inf},
+    ],
+)
 def test_what_cannot_be_waited_for_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingError, match=r"patience is 1 or more, min_delta 0 or more, and goal 'min' or 'max'"):
+    with pytest.raises(
+        SettingError,
+        match=r"patience is a whole number from 1 on, min_delta a finite number from 0 on, and goal 'min' or 'max'",
+    ):
         EarlyStopping(**{"patience": 3} | wrong)
 
 

@@ -28,7 +28,7 @@ class Stop(Settings):
     min_delta: float = Field(default=0.0, ge=0)
     """What the monitored value must improve by, more than this, to count as an improvement."""
     min_steps: DurationSetting = Duration(0)
-    """Never stop before so long: 200 steps, '3 epochs'; evaluations before it still count."""
+    """Never stop before so long: 200 steps, '3 epochs'; ``patience`` begins there, with the best value so far."""
 
 
 def improves(value: float, best: float | None, *, goal: Goal = "min", min_delta: float = 0.0) -> bool:
@@ -56,10 +56,11 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, min_delta: float = 0.0, goal: Goal = "min") -> None:
-        if patience < 1 or not min_delta >= 0 or goal not in ("min", "max"):
+        whole = isinstance(patience, int) and not isinstance(patience, bool) and patience >= 1
+        if not whole or not 0 <= min_delta < math.inf or goal not in ("min", "max"):
             raise SettingError(
-                f"EarlyStopping(patience={patience}, min_delta={min_delta}, goal={goal!r}): patience is 1 or more, "
-                "min_delta 0 or more, and goal 'min' or 'max'"
+                f"EarlyStopping(patience={patience}, min_delta={min_delta}, goal={goal!r}): patience is a whole number "
+                "from 1 on, min_delta a finite number from 0 on, and goal 'min' or 'max'"
             )
         self.patience, self.min_delta, self.goal = patience, min_delta, goal
         self.best: float | None = None
@@ -85,7 +86,7 @@ class EarlyStopping:
 class Stopping(Observer):
     """Follows the monitored value over evaluations and asks for a stop. Its memory is saved with the run.
 
-    ``min_steps`` is the setting of that name in steps.
+    ``min_steps`` is the setting of that name in steps: evaluations before it say what is best, and wait for nothing.
     """
 
     def __init__(self, settings: Stop, *, monitor: str, goal: Goal, min_steps: int) -> None:
@@ -97,6 +98,7 @@ class Stopping(Observer):
         """Compare the monitored value with the best so far."""
         waited_enough = self.early.update(values[self.monitor])
         if place.step < self.min_steps:
+            self.early.waited = 0
             return
         if self.settings.val_loss is not None and values["loss"] <= self.settings.val_loss:
             raise StopRun("target")
