@@ -77,6 +77,10 @@ def test_snapshots_of_a_run_predict_together() -> None:
         (["run0", "run1", "--ensemble", "mean", "--weights", "1,-1"], "must be 0 or more, and not all of them 0"),
         (["run0", "run1", "--ensemble", "mean", "--snapshots"], "--snapshots is for all that one run has kept"),
         (["none", "--ensemble", "mean", "--snapshots"], "none has kept no snapshots"),
+        (
+            ["run0", "run1", "./run0", "--ensemble", "mean"],
+            "a run is there twice, so it would count twice; give each once",
+        ),
         (["run0", "nowhere", "--ensemble", "mean"], "nowhere holds no run"),
     ],
 )

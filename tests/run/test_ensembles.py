@@ -12,6 +12,7 @@ from helpers import Mlp, points, recipe
 from torch import nn
 
 import lehr
+from lehr.averaging import combine
 from lehr.base.errors import SettingError
 from lehr.losses import Supervised, bce, cross_entropy, mse
 from lehr.metrics import Metric
@@ -116,6 +117,24 @@ def test_decisions_have_the_mean_of_their_probabilities(tmp_path: Path) -> None:
     mean = torch.stack([m.model(X).detach().sigmoid() for m in two]).mean(dim=0)
     expected = F.binary_cross_entropy(mean, target).item()
     assert evaluate_ensemble(two).values["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Turned(Supervised):
+    """Labels are counted from the other end, and the input is doubled."""
+
+    def outputs(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        return model(2 * batch[0]), batch[1]
+
+    def classes(self, output: Any, target: Any) -> Any:
+        return output, 2 - target, None
+
+
+def test_a_vote_is_counted_as_the_objective_itself_reads_it(tmp_path: Path) -> None:
+    two = [opened(tmp_path, seed, objective=Turned(loss=cross_entropy)) for seed in range(2)]
+    with torch.no_grad():
+        outputs = [m.model(2 * X) for m in two]
+    expected = (combine(outputs, "vote").argmax(-1) == 2 - Y).double().mean().item()
+    assert evaluate_ensemble(two, how="vote").values == {"accuracy": pytest.approx(expected)}
 
 
 def test_what_cannot_be_combined_is_refused(members: list[OpenedRun], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from lehr.training.methods import (
     L2Penalty,
     ProximalL1,
 )
+from lehr.training.methods.penalty import penalized
 
 OURS = {
     "clip_by_value": ClipByValue,
@@ -355,3 +356,16 @@ def test_no_draw_of_the_run_is_changed(tmp_path: Path, method: Any) -> None:
         trainer.fit()
         ends.append(weights(trainer.model))
     assert_same(*ends)
+
+
+@pytest.mark.parametrize("settings", [L1Penalty, L2Penalty, ElasticNet, ProximalL1])
+def test_penalties_are_on_what_trains(settings: Any) -> None:
+    """On a frozen parameter one would be a number in the loss, and nothing else."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    context = RunContext(model=model, run=RunLength(10), optimizers=[optimizer])
+    with pytest.raises(SettingError, match=r"chooses only parameters that are frozen \(0.weight\)"):
+        settings(on=("0.weight",)).build(context)
+    assert settings(on=("*.weight",)).build(context)
+    assert penalized(model, ("*.weight",)) == [model[1].weight]

@@ -49,6 +49,8 @@ def eval_(
     from lehr.run.opened import open_run, open_snapshots
 
     how: Literal["mean", "logits", "vote"] = choice("--ensemble", ensemble, ("mean", "logits", "vote"))
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise SettingError("a run is there twice, so it would count twice; give each once, and --weights to weigh them")
     shares = None if weights is None else _numbers(weights)
     if snapshots and (len(runs) > 1 or which != "best"):
         raise SettingError("--snapshots is for all that one run has kept; give one run, and no --checkpoint")

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
+from pydantic import PrivateAttr
+from torch import Tensor, nn
 
 from lehr.averaging.ensemble import Ensemble, How, shares_of
 from lehr.base.errors import SettingError
+from lehr.base.protocols import Batch
 from lehr.losses.kinds import elementwise, middle, of_classes, of_torch
 from lehr.losses.objective import Supervised
 from lehr.metrics.metric import Metric
@@ -99,7 +101,22 @@ def _reading(objective: Any, how: How) -> tuple[How, int | None]:
 
 
 class _WithoutLoss(Supervised):
-    """An objective that counts classes as another one does, and measures no loss."""
+    """An objective that reads outputs and classes as another one does, and measures no loss."""
+
+    _other: Supervised = PrivateAttr()
+
+    @classmethod
+    def like(cls, other: Supervised) -> _WithoutLoss:
+        """Return one for ``other``."""
+        made = cls(loss=other.loss)
+        made._other = other
+        return made
+
+    def outputs(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+        return self._other.outputs(model, batch)
+
+    def classes(self, output: Any, target: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self._other.classes(output, target)
 
     def measured(self, output: Any, target: Any, batch: Any) -> tuple[Tensor, float]:
         return output.new_zeros(()), 1
@@ -112,5 +129,5 @@ def _count_votes(
     counting = [metric for metric in metrics if metric.of == "classes"]
     if not counting:
         raise SettingError("a vote has no loss, and this recipe has no metric of classes; use --set metrics=accuracy")
-    values = measure(ensemble, _WithoutLoss(loss=objective.loss, val_loss=objective.val_loss), counting)
+    values = measure(ensemble, _WithoutLoss.like(objective), counting)
     return {metric.name: values[metric.name] for metric in counting}

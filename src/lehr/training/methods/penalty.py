@@ -21,7 +21,22 @@ __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "penalized"]
 On = tuple[str, ...] | None
 
 
-class L1Penalty(Settings):
+class _Penalized(Settings):
+    """What the settings of all penalties share."""
+
+    on: On = None
+    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
+
+    def build(self, context: RunContext) -> Method:
+        """Return the method for this run."""
+        return Penalty(penalized(context.model, self.on), self.penalty)
+
+    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
+        """Return what is added to the mean loss, 0-d."""
+        raise NotImplementedError
+
+
+class L1Penalty(_Penalized):
     """Settings of ``amount * sum |θ|``, added to the mean loss.
 
     The loss that training records then holds the penalty; evaluations do not. Weights become small, not 0: for that
@@ -30,16 +45,13 @@ class L1Penalty(Settings):
 
     amount: float = Field(default=1e-3, gt=0)
     """Strength of the penalty."""
-    on: On = None
-    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
 
-    def build(self, context: RunContext) -> Method:
-        """Return the method for this run."""
-        amount = self.amount
-        return Penalty(penalized(context.model, self.on), lambda chosen: amount * absolute_sum(chosen))
+    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
+        """Return ``amount * sum |θ|``."""
+        return self.amount * absolute_sum(chosen)
 
 
-class L2Penalty(Settings):
+class L2Penalty(_Penalized):
     """Settings of ``amount * sum θ^2``, added to the mean loss.
 
     Its gradient is ``2 * amount * θ``: with plain SGD, that of ``weight_decay = 2 * amount``. With Adam it passes
@@ -48,24 +60,19 @@ class L2Penalty(Settings):
 
     amount: float = Field(default=1e-4, gt=0)
     """Strength of the penalty."""
-    on: On = None
-    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
 
-    def build(self, context: RunContext) -> Method:
-        """Return the method for this run."""
-        amount = self.amount
-        return Penalty(penalized(context.model, self.on), lambda chosen: amount * squared_sum(chosen))
+    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
+        """Return ``amount * sum θ^2``."""
+        return self.amount * squared_sum(chosen)
 
 
-class ElasticNet(Settings):
+class ElasticNet(_Penalized):
     """Settings of ``l1 * sum |θ| + l2 * sum θ^2``, added to the mean loss."""
 
     l1: float = Field(default=1e-4, ge=0)
     """Strength of the absolute values."""
     l2: float = Field(default=1e-4, ge=0)
     """Strength of the squares."""
-    on: On = None
-    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
 
     @model_validator(mode="after")
     def _check(self) -> ElasticNet:
@@ -73,10 +80,9 @@ class ElasticNet(Settings):
             raise SettingError("l1=0 and l2=0 penalize nothing; set one of them above 0, or leave the method out")
         return self
 
-    def build(self, context: RunContext) -> Method:
-        """Return the method for this run."""
-        l1, l2 = self.l1, self.l2
-        return Penalty(penalized(context.model, self.on), lambda chosen: elastic_net(chosen, l1=l1, l2=l2))
+    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
+        """Return ``l1 * sum |θ| + l2 * sum θ^2``."""
+        return elastic_net(chosen, l1=self.l1, l2=self.l2)
 
 
 class Penalty(Method):
@@ -92,12 +98,19 @@ class Penalty(Method):
 
 
 def penalized(model: nn.Module, on: On) -> list[nn.Parameter]:
-    """Return the parameters whose names match a pattern of ``on``; None stands for what weight decay falls on.
+    """Return the parameters that train and match a pattern of ``on``; None stands for what weight decay falls on.
 
     >>> len(penalized(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), None))
     1
     """
     names = split_by_decay(model)[0] if on is None else matching(model, on)
+    parameters = dict(model.named_parameters())
+    trained = [parameters[name] for name in names if parameters[name].requires_grad]
+    if names and not trained:
+        raise SettingError(
+            f"on={on} chooses only parameters that are frozen ({', '.join(names[:5])}), on which a penalty has no "
+            "effect; choose others"
+        )
     if not names:
         raise SettingError(
             f"on={on} chooses no parameter of {type(model).__name__}, which has no trainable matrix or kernel; "
@@ -105,5 +118,4 @@ def penalized(model: nn.Module, on: On) -> list[nn.Parameter]:
             if on is None
             else "on=[] chooses no parameter; give patterns of names, or leave it out for all matrices and kernels"
         )
-    parameters = dict(model.named_parameters())
-    return [parameters[name] for name in names]
+    return trained
