@@ -4,8 +4,8 @@ Activations are measured by their standard deviation, gradients by their norm, �
 that weights of variance 1/fan_in keep, whatever the widths and strides: y = Wx has the variance of x, Wᵀg the norm of
 g. What they do not keep is a mean over places, as in pooling: of P places it makes P′, and with a = √(P′/P)
 
-    std of the values       falls to a at least, where they are independent, and stays where they are all the same
-    norm of the gradient    falls to a going back, since each place gets its share
+    std of the values       falls to a where they are independent, and stays where they are all the same
+    norm of the gradient    falls to a on its way back, since each place gets its share
 
 so between one layer and the next a factor from a to 1 is put down to pooling and left out of the ratios; likewise one
 from 1 to a where the places become more. Without pooling the ratios are simply those to the first and the last layer.
