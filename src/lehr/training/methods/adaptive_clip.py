@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 from pydantic import Field
 from torch import nn
 
 from lehr.base.errors import SettingError
-from lehr.base.protocols import Method, Place, RunContext
+from lehr.base.protocols import Method, RunContext
 from lehr.base.settings import Settings
 from lehr.optim.agc import adaptive_clip_
+from lehr.training.methods.gradient_change import GradientChange
 
 __all__ = ["AdaptiveGradientClipping"]
 
@@ -25,25 +28,8 @@ class AdaptiveGradientClipping(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
-        return AdaptiveGradientClippingMethod(self, _clipped(context.model, self.aside))
-
-
-class AdaptiveGradientClippingMethod(Method):
-    """Clips the gradients of one run."""
-
-    changes = frozenset({"gradients"})
-
-    def __init__(self, settings: AdaptiveGradientClipping, parameters: list[nn.Parameter]) -> None:
-        self._settings, self._parameters = settings, parameters
-
-    def grads_ready(self, model: nn.Module, place: Place) -> None:
-        reached = [(p, p.grad) for p in self._parameters if p.grad is not None]
-        adaptive_clip_(
-            [p for p, _ in reached],
-            [gradient for _, gradient in reached],
-            limit=self._settings.limit,
-            eps=self._settings.eps,
-        )
+        clip = functools.partial(adaptive_clip_, limit=self.limit, eps=self.eps)
+        return GradientChange(clip, _clipped(context.model, self.aside))
 
 
 def _clipped(model: nn.Module, aside: tuple[str, ...] | None) -> list[nn.Parameter]:

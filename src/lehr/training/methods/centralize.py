@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from lehr.base.protocols import Method, Place, RunContext
+from lehr.base.protocols import Method, RunContext
 from lehr.base.settings import Settings
 from lehr.optim.centralize import centralize_
+from lehr.training.methods.gradient_change import GradientChange
 
 __all__ = ["GradientCentralization"]
 
@@ -16,13 +15,4 @@ class GradientCentralization(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
-        return GradientCentralizationMethod()
-
-
-class GradientCentralizationMethod(Method):
-    """Centralizes the gradients of one run."""
-
-    changes = frozenset({"gradients"})
-
-    def grads_ready(self, model: nn.Module, place: Place) -> None:
-        centralize_(p.grad for p in model.parameters() if p.grad is not None)
+        return GradientChange(lambda _, gradients: centralize_(gradients))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import nn
 
-from lehr.base.protocols import Method, Place, RunContext
+from lehr.base.protocols import Method, RunContext
 from lehr.base.settings import Settings
 from lehr.optim.clip_value import clip_by_value_
+from lehr.training.methods.gradient_change import GradientChange
 
 __all__ = ["ClipByValue"]
 
@@ -24,16 +24,4 @@ class ClipByValue(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
-        return ClipByValueMethod(self.limit)
-
-
-class ClipByValueMethod(Method):
-    """Clips the gradients of one run."""
-
-    changes = frozenset({"gradients"})
-
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-
-    def grads_ready(self, model: nn.Module, place: Place) -> None:
-        clip_by_value_([p.grad for p in model.parameters() if p.grad is not None], self._limit)
+        return GradientChange(lambda _, gradients: clip_by_value_(gradients, self.limit))
