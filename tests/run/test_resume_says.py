@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import points, recipe, records, run_steps
+from helpers import Mlp, points, recipe, records, run_steps
 
 import lehr
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.data import content
+from lehr.losses import Distilled, cross_entropy
+from lehr.run.recipe import Save
 from lehr.schedules import WarmupCosine
 
 
@@ -62,3 +64,27 @@ def test_of_much_data_the_ends_are_known(monkeypatch: pytest.MonkeyPatch) -> Non
         other[place] = 1
         assert (content.content_facts(train=torch.from_numpy(other)) != known) == differs
     assert content.content_facts(train=[1, 2], val=np.array(["a"])) == {}
+
+
+def a_student(teacher_seed: int) -> lehr.Recipe:
+    torch.manual_seed(teacher_seed)
+    weights = {name: value.clone() for name, value in Mlp().state_dict().items()}
+
+    def teacher() -> torch.nn.Module:
+        made = Mlp()
+        made.load_state_dict(weights)
+        return made
+
+    return recipe(
+        objective=Distilled(loss=cross_entropy, teacher=teacher), schedule="constant", steps=6, save=Save(every=2)
+    )
+
+
+def test_another_teacher_is_named(tmp_path: Path) -> None:
+    lehr.train(a_student(1), run_dir=tmp_path / "run")
+    more = ["steps=8"]
+    with pytest.raises(SettingError, match="the teacher has other weights than then"):
+        lehr.resume(tmp_path / "run", recipe=a_student(2), overrides=more)
+    assert lehr.resume(tmp_path / "run", recipe=a_student(1), overrides=more).step == 8
+    more = ["steps=9"]
+    assert lehr.resume(tmp_path / "run", recipe=a_student(2), overrides=more, allow_changes=True).step == 9

@@ -18,7 +18,7 @@ from lehr.base.settings import PRIVATE, Settings, describe_callable, override
 from lehr.base.tables import did_you_mean
 from lehr.run.recipe import Recipe
 
-__all__ = ["Origin", "from_function", "load", "source_hashes"]
+__all__ = ["Origin", "fingerprint", "from_function", "load", "source_hashes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,12 @@ def source_hashes(recipe: Recipe, origin: Origin) -> dict[str, str]:
         if file is not None and Path(file).is_file() and not _installed(Path(file)):
             files.add(Path(file).resolve())
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+
+
+def fingerprint(recipe: Recipe) -> str | None:
+    """Return a digest of what the objective brings beside its settings, such as a teacher's weights."""
+    digest = getattr(recipe.objective, "fingerprint", None)
+    return str(digest()) if callable(digest) else None
 
 
 def _callables(value: Any) -> Iterator[Any]:

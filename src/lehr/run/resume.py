@@ -13,7 +13,7 @@ from lehr.checkpoint.store import CheckpointStore
 from lehr.run.assemble import resolve_schedule, run_length
 from lehr.run.environment import differences
 from lehr.run.folder import RunFolder
-from lehr.run.origin import Origin, load, source_hashes
+from lehr.run.origin import Origin, fingerprint, load, source_hashes
 from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
 from lehr.run.trainer import MakeTracker, Trainer
@@ -61,6 +61,9 @@ def resume(
     data = changed_data(saved["facts"], trainer.assembly.splits.facts)
     if data and not (allow_changes or any(line.startswith("data.") for line in asked)):
         _refuse(folder, data)
+    teacher = changed_teacher(saved.get("objective"), fingerprint(changed))
+    if teacher and not (allow_changes or any(line.startswith("objective") for line in asked)):
+        _refuse(folder, teacher)
     if found and found.step > trainer.loop.total_steps:
         raise SettingError(
             f"{folder} is at step {found.step} already, past the {trainer.loop.total_steps} steps asked for; give "
@@ -71,7 +74,7 @@ def resume(
     machine = differences(found.manifest["note"], trainer.assembly.environment) if found else []
     for line in machine:
         warnings.warn(f"the last bits may differ from the first part of the run: {line}", LehrWarning, stacklevel=2)
-    trainer.continue_from(found, [*unasked, *asked, *data, *machine], among=there)
+    trainer.continue_from(found, [*unasked, *asked, *data, *teacher, *machine], among=there)
     return trainer.fit()
 
 
@@ -111,6 +114,15 @@ def changed_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ['data: train_samples: 9 then, 8 now']
     """
     return changed_fields(then, {name: plain(fact) for name, fact in now.items() if name in then}, "data: ")
+
+
+def changed_teacher(then: str | None, now: str | None) -> list[str]:
+    """Return a line when the objective learns from other weights than those that were recorded.
+
+    >>> changed_teacher("7e7f", "7e7f"), changed_teacher(None, "7e7f")
+    ([], [])
+    """
+    return ["objective: the teacher has other weights than then"] if then and now and then != now else []
 
 
 def _warn_of_a_jump(recipe: Recipe, then: int, trainer: Trainer, step: int) -> None:

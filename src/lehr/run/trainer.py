@@ -24,7 +24,7 @@ from lehr.reporting.report import write_report
 from lehr.run.assemble import Assembly, assemble, open_trackers, pick_device
 from lehr.run.finish import finish
 from lehr.run.folder import RunFolder, claim_new, give_up
-from lehr.run.origin import Origin, from_function, load, source_hashes
+from lehr.run.origin import Origin, fingerprint, from_function, load, source_hashes
 from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
 from lehr.run.signals import stop_on_signals
@@ -218,6 +218,7 @@ class Trainer:
             "fields": plain(self.recipe),
             "facts": dict(self.assembly.splits.facts),
             "hashes": source_hashes(self.recipe, self.origin),
+            "objective": fingerprint(self.recipe),
             "total_steps": self.assembly.run.steps,
             "steps_per_epoch": self.assembly.run.steps_per_epoch,
             "tokens_per_step": self.assembly.run.tokens_per_step,
