@@ -37,6 +37,7 @@ MANY_ARGUMENTS = {
 BASES = {
     "Settings",
     "ScheduleSettings",
+    "Around",
     "Grouped",
     "Data",
     "Supervised",

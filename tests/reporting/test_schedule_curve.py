@@ -43,7 +43,7 @@ FOUND = {
     "multi_step(milestones=[50, 75, 90])": "0 constant, 50 constant, 75 constant, 90 constant",
     "cosine_restarts(period=100, period_mult=2)": "0 decay, 100 decay, 300 decay, 700 decay",
     "step(every=50%) times cosine": "0 decay, 500 decay",
-    "repeated(cosine, 3)": "0 decay, 333 decay, 666 decay",
+    "repeated(cosine, 3)": "0 decay, 333 decay, 667 decay",
     "clipped(cosine, 0.2, 0.9)": "0 constant, 204 decay, 705 constant",
     "linear(500, end=0.8) then linear(start=0.8)": "0 decay, 500 decay",
     "cyclic(mode=sine, up=250)": "0 rise, 250 decay, 500 rise, 750 decay",
@@ -63,7 +63,7 @@ READINGS = {
     "warmup then step(every=40%)": "slow heating, then stepwise cooling",
     "scaled(constant(300), 0.5) then constant": "cooling and heating in steps",
     "linear(500, start=0.1, end=1) then linear(400) then linear(start=0.01, end=0.5)": "a periodic drive",
-    "exponential(500) then linear": "cooling with reheating",
+    "exponential(length=500) then linear": "cooling with reheating",
 }
 
 
@@ -273,3 +273,10 @@ def test_of_many_phases_the_first_and_the_last_are_listed() -> None:
     listed = lines[lines.index(next(line for line in lines if "phase" in line)) + 1 : lines.index("", 18)]
     assert len(listed) == 14
     assert listed[11] == "      ...  88 more" and listed[-1].split()[:2] == ["999", "end"]
+
+
+@pytest.mark.parametrize("steps", [10**18, 10**18 + 1, 10**30])
+def test_a_run_of_any_length_is_drawn(steps: int) -> None:
+    drawn = curve("cosine", steps)
+    assert (drawn.at[0], drawn.at[-1]) == (0, steps - 1)
+    assert "cooling" in describe(drawn)

@@ -274,6 +274,24 @@ def test_cycles_have_their_period_and_reach_both_bounds(up: int, down: int, mode
     assert min(values) >= 0.3 - 1e-12 and max(values) <= 1 + 1e-12
 
 
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        Cyclic(up=1, mode="triangular2", floor=0.0),
+        Cyclic(up=1, mode="exp_range", gamma=0.5, floor=0.0),
+        CosineRestarts(period=1, peak_decay=0.1),
+        StepDecay(every=1, gamma=0.1),
+        Exponential(every=1, gamma=0.1),
+        Exponential(every="1e-320%", gamma=0.1),
+        Annealing(every=1, alpha=0.1, floor=0.0),
+    ],
+    ids=str,
+)
+def test_what_falls_for_very_long_ends_at_0(settings_: Any) -> None:
+    schedule = settings_.resolve(RunLength(10**7))
+    assert [schedule(step) for step in (5_001, 10**7 - 1)] == [0.0, 0.0]
+
+
 @given(st.integers(3, 3000), st.floats(0.01, 0.49), st.booleans(), st.sampled_from(["cos", "linear"]))
 @settings(max_examples=40, deadline=None)
 def test_one_cycle_stays_below_its_peak_and_ends_low(steps: int, share: float, three: bool, form: Any) -> None:

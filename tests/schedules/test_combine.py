@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from lehr.base.durations import RunLength
+from lehr.base.durations import Duration, RunLength
 from lehr.base.errors import SettingError
 from lehr.schedules import (
     COMBINATORS,
+    WSD,
     Clipped,
     Constant,
     Cosine,
@@ -195,6 +196,76 @@ def test_nested_sequences_have_the_length_of_their_parts() -> None:
 def test_past_its_end_a_combination_keeps_its_last_value() -> None:
     sequence = Warmup(length=10).then(Cosine(length=90, floor=0.25)).resolve(RUN)
     assert {sequence(s) for s in range(100, 600)} == {0.25}
+
+
+SHARES: dict[str, Any] = {
+    "two halves": Warmup(length="50%").then(Cosine(length="50%")),
+    "thirds and a bit": Then(parts=tuple(Linear(length=share) for share in ("33.3%", "33.3%", "33.4%"))),
+    "nested halves": Linear(length="50%").then(Warmup(length="25%").then(Cosine(length="25%"))),
+    "a product of halves": Linear(length="50%").then(Times(parts=(Linear(length="50%"), Cosine(length="50%")))),
+    "halves of the stable": Constant(warmup="50%", length="50%").then(Constant(warmup="50%", length="50%")),
+    "repeated halves": Repeated(schedule=Cosine(length="50%"), times=2),
+    "repeated eighths": Repeated(schedule=Linear(length="12.5%"), times=8),
+    "a repetition in the second half": Linear(length="50%").then(Repeated(schedule=Cosine(length="25%"), times=2)),
+    "equal shares": Repeated(schedule=Linear(), times=3),
+    "wsd": WSD(warmup="50%", decay="50%"),
+    "wsd in quarters": WSD(warmup="37.5%", decay="62.5%"),
+    "half of it wsd": Linear(length="50%").then(WSD(warmup="10%", decay="40%", length="50%")),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_shares_of_the_whole_fill_a_run_of_any_length(name: str) -> None:
+    for steps in range(8, 201):
+        run = RunLength(steps)
+        schedule = SHARES[name].resolve(run)
+        found = [schedule(step) for step in range(steps)]
+        assert all(0 <= factor <= 1 for factor in found)
+        assert SHARES[name].lasts(run) in (None, steps)
+
+
+@given(st.integers(1, 200), st.lists(st.integers(1, 1000), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_parts_end_at_the_steps_nearest_to_their_ends(steps: int, weights: list[int]) -> None:
+    shares = [weight * 100 / sum(weights) for weight in weights]
+    ends = [math.floor(sum(weights[: n + 1]) * steps / sum(weights) + 0.5) for n in range(len(weights))]
+    wholes = [end - start for start, end in itertools.pairwise([0, *ends])]
+    parts = Then(parts=tuple(Function(call=float, length=Duration(min(share, 100.0), "%")) for share in shares))
+    near_a_half = any(abs(sum(weights[:n]) * steps / sum(weights) % 1 - 0.5) < 1e-9 for n in range(len(weights)))
+    if 0 in wholes or near_a_half or any(share * steps < 50.001 for share in shares):
+        return
+    schedule = parts.resolve(RunLength(steps))
+    assert [schedule(step) for step in range(steps)] == [float(s) for whole in wholes for s in range(whole)]
+
+
+def test_lengths_in_steps_stay_as_they_are_beside_shares() -> None:
+    parts = (Function(call=lambda s: 1.0, length="35%"), Function(call=lambda s: 2.0, length=5), lambda s: 3.0)
+    for steps in range(10, 200):
+        assert values(Then(parts=parts), RunLength(steps)).count(2.0) == 5
+
+
+def test_a_part_that_is_left_no_step_is_refused() -> None:
+    halves = Linear(length="50%").then(Cosine(length="50%"))
+    with pytest.raises(
+        SettingError, match="Cosine is left 0 steps of a run of 1, as the parts of a sequence end at whole steps"
+    ):
+        halves.resolve(RunLength(1))
+
+
+def test_a_warm_up_of_no_step_changes_nothing_wherever_it_stands() -> None:
+    run = RunLength(8)
+    plain = values(Cosine(length=5), run)
+    for none in (0, "0%", "0.1%"):
+        assert values(Cosine(length=5).then(Warmup(length=none)), run) == plain
+        assert values(Warmup(length=none).then(Cosine(length=5)), run) == plain
+        assert values(Cosine(length=5).then(Warmup(length=none)).then(Warmup(length=none)), run) == plain
+    assert values(Warmup(length=0).then(Warmup(length=0)), run) == [1.0] * 8
+
+
+def test_repetitions_of_uneven_length_share_the_steps() -> None:
+    assert values(Repeated(schedule=Linear(), times=2), RunLength(5)) == pytest.approx([1, 2 / 3, 1 / 3, 1, 1 / 2])
+    same = Then(parts=(Linear(length="50%"),) * 2)
+    assert values(Repeated(schedule=Linear(length="50%"), times=2), RunLength(5)) == values(same, RunLength(5))
 
 
 def test_momentum_is_carried_along() -> None:

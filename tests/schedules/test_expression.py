@@ -31,6 +31,7 @@ from lehr.schedules import (
     Warmup,
     parse,
 )
+from lehr.schedules.expression import OWN_TIME
 
 UNDERSTOOD: dict[str, ScheduleSettings] = {
     "cosine": Cosine(),
@@ -72,6 +73,18 @@ def test_is_understood(text: str) -> None:
     assert parse(text) == UNDERSTOOD[text]
 
 
+def test_each_schedule_takes_its_length_without_a_name_or_says_what_to_write() -> None:
+    stretched = [name for name in SCHEDULES if name not in OWN_TIME]
+    assert stretched == [
+        *("constant", "warmup_cosine", "warmup_linear", "cosine", "linear", "polynomial", "one_cycle", "warmup", "wsd")
+    ]
+    for name in stretched:
+        assert parse(f"{name}(20)") == SCHEDULES[name].make(length=20)
+    for name, field in OWN_TIME.items():
+        assert field in SCHEDULES[name].make.model_fields
+        assert parse(f"{name}(length=20)") == SCHEDULES[name].make(length=20)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_name_is_understood(name: str) -> None:
     assert parse(name) == SCHEDULES[name].make() == parse(f"({name}())")
@@ -99,7 +112,24 @@ REFUSED: dict[str, tuple[str, int]] = {
     "cosine + linear": ("'+' is not expected here", 7),
     "": ("a schedule is missing, in column 1", 0),
     "   ": ("a schedule is missing", 3),
-    "noam(100) then cosine": ("cannot follow one another", 0),
+    "noam(length=100) then cosine": ("cannot follow one another", 0),
+    "warmup(5) then step(30)": (
+        "step takes nothing without a name: 30 may be meant as every or as length; write step(every=30) or "
+        "step(length=30), in column 21",
+        20,
+    ),
+    "step(30 epochs, gamma=0.5)": ("write step(every=30 epochs) or step(length=30 epochs)", 5),
+    "multi_step([30, 60])": ("write multi_step(milestones=[30, 60]), in column 12", 11),
+    "multi_step(30)": ("write multi_step(milestones=[30]) or multi_step(length=30)", 11),
+    "exponential(500)": ("write exponential(every=500) or exponential(length=500)", 12),
+    "annealing(1 epoch)": ("write annealing(every=1 epoch) or annealing(length=1 epoch)", 10),
+    "cyclic(100)": ("write cyclic(up=100) or cyclic(length=100)", 7),
+    "cosine_restarts(25%)": ("write cosine_restarts(period=25%) or cosine_restarts(length=25%)", 16),
+    "inverse_sqrt(100)": ("write inverse_sqrt(warmup=100) or inverse_sqrt(length=100)", 13),
+    "noam(4000)": ("write noam(warmup=4000) or noam(length=4000)", 5),
+    "plateau(5)": ("write plateau(patience=5) or plateau(length=5)", 8),
+    "cosine(1e400)": ("is no duration; its number is finite", 0),
+    "COSINE then linear": ("unknown schedule 'COSINE' (did you mean 'cosine'?)", 0),
 }
 
 

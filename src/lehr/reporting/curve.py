@@ -174,7 +174,8 @@ class Curve:
         """
         if self.steps <= most:
             return list(range(self.steps))
-        return [round(i * (self.steps - 1) / (most - 1)) for i in range(most)]
+        parts, last = most - 1, self.steps - 1
+        return [(2 * i * last + parts) // (2 * parts) for i in range(most)]  # whole numbers, as floats end at 2^53
 
     @cached_property
     def at(self) -> list[int]:

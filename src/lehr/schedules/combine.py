@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from itertools import accumulate, pairwise
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,7 +15,7 @@ from lehr.base.durations import RunLength
 from lehr.base.errors import SettingError
 from lehr.base.tables import Row, Table
 from lehr.schedules.function import as_settings
-from lehr.schedules.schedule import Schedule, ScheduleSettings, observers
+from lehr.schedules.schedule import Schedule, ScheduleSettings, nearest, observers, too_long
 
 __all__ = ["COMBINATORS", "Clipped", "Repeated", "Scaled", "Then", "Times"]
 
@@ -38,11 +40,9 @@ class Then(ScheduleSettings):
         _all_or_none(self.parts, "moves_momentum", "cycles the momentum", "use cycle_momentum=none")
         return self
 
-    def lasts(self, run: RunLength) -> int | None:
+    def exact(self, run: RunLength) -> Fraction | None:
         """Return its length: its own, or that of all parts together if each has one."""
-        lengths = [part.lasts(run) for part in self.parts]
-        whole = None if None in lengths else sum(length for length in lengths if length is not None)
-        return whole if self.length is None else super().lasts(run)
+        return super().exact(run) if self.length is not None else _together(self.parts, run, sum)
 
     def span(self, available: int, run: RunLength) -> int:
         """Return its length in steps; parts that need more than ``available`` are refused."""
@@ -51,16 +51,16 @@ class Then(ScheduleSettings):
         return super().span(available, run)
 
     def over(self, steps: int, run: RunLength) -> Schedule:
-        """Return the parts one after another over ``steps`` updates."""
+        """Return the parts one after another over ``steps`` updates; those of 0 steps are left out."""
         spans = self._spans(steps, run)
-        return _Sequence([part.over(span, run) for part, span in zip(self.parts, spans, strict=True)], spans)
+        return _Sequence([part.over(span, run) for part, span in spans], [span for _, span in spans])
 
     def momentum_over(self, steps: int, run: RunLength) -> Schedule | None:
         """Return the momentum of the parts one after another, if all of them cycle it."""
         spans = self._spans(steps, run)
-        momenta = [part.momentum_over(span, run) for part, span in zip(self.parts, spans, strict=True)]
+        momenta = [part.momentum_over(span, run) for part, span in spans]
         known = [momentum for momentum in momenta if momentum is not None]
-        return _Sequence(known, spans) if known else None
+        return _Sequence(known, [span for _, span in spans]) if known else None
 
     @property
     def absolute(self) -> bool:
@@ -72,24 +72,35 @@ class Then(ScheduleSettings):
         """Whether its parts cycle the momentum too."""
         return self.parts[0].moves_momentum
 
-    def _spans(self, steps: int, run: RunLength) -> list[int]:
-        lengths = [part.lasts(run) for part in self.parts]
+    def _spans(self, steps: int, run: RunLength) -> list[tuple[ScheduleSettings, int]]:
+        """Return the parts that have steps, and how many. Each ends at the step nearest to its exact end."""
+        lengths = [part.exact(run) for part in self.parts]
         for part, length in zip(self.parts[:-1], lengths[:-1], strict=True):
             if length is None:
                 raise SettingError(
                     f"{part.name} is followed by another schedule, so it needs a length, such as length='10%'"
                 )
         known = [length for length in lengths if length is not None]
-        shown = " + ".join(map(str, known))
-        if sum(known) > steps:
+        shown = " + ".join(str(nearest(length)) for length in known)
+        if too_long(sum(known), steps):
             raise SettingError(f"the parts of a sequence last {shown} steps, but there are {steps}; make them shorter")
-        if len(known) == len(lengths):
-            return known
-        if sum(known) == steps:
-            raise SettingError(
-                f"the parts of a sequence last {shown} steps, which leaves none of {steps} for {self.parts[-1].name}"
-            )
-        return [*known, steps - sum(known)]
+        ends = [min(nearest(end), steps) for end in accumulate(known)]
+        if len(known) < len(lengths):
+            if ends and ends[-1] == steps:
+                raise SettingError(
+                    f"the parts of a sequence last {shown} steps, which leaves none of {steps} for "
+                    f"{self.parts[-1].name}"
+                )
+            ends.append(steps)
+        spans = [end - start for start, end in pairwise([0, *ends])]
+        for part, length, span in zip(self.parts, lengths, spans, strict=True):
+            if span == 0 and length is not None and nearest(length) and not part.skippable:
+                raise SettingError(
+                    f"{part.name} is left 0 steps of a run of {run.steps}, as the parts of a sequence end at whole "
+                    "steps; make the run longer, or leave the part out"
+                )
+        used = [(part, span) for part, span in zip(self.parts, spans, strict=True) if span]
+        return used or [(self.parts[-1], 0)]
 
 
 class Times(ScheduleSettings):
@@ -114,11 +125,9 @@ class Times(ScheduleSettings):
                 raise SettingError(f"{' and '.join(those)} both {words}, which cannot be multiplied; keep one of them")
         return self
 
-    def lasts(self, run: RunLength) -> int | None:
+    def exact(self, run: RunLength) -> Fraction | None:
         """Return its length: its own, or that of the longest part if each has one."""
-        lengths = [part.lasts(run) for part in self.parts]
-        whole = None if None in lengths else max(length for length in lengths if length is not None)
-        return whole if self.length is None else super().lasts(run)
+        return super().exact(run) if self.length is not None else _together(self.parts, run, max)
 
     def over(self, steps: int, run: RunLength) -> Schedule:
         """Return the product over ``steps`` updates."""
@@ -139,30 +148,27 @@ class Times(ScheduleSettings):
         return any(part.moves_momentum for part in self.parts)
 
 
-class Scaled(ScheduleSettings):
-    """A schedule times a number.
-
-    >>> from lehr.schedules import Linear
-    >>> Scaled(schedule=Linear(), factor=0.5).resolve(RunLength(4))(1)
-    0.375
-    """
+class Around(ScheduleSettings):
+    """Base of what changes one schedule: it lasts as long, and cycles the same momentum."""
 
     schedule: Part
     """The schedule."""
-    factor: float = Field(gt=0)
-    """What it is multiplied by."""
 
-    def lasts(self, run: RunLength) -> int | None:
+    def changed(self, factor: float) -> float:
+        """Return what takes the place of a factor of the schedule."""
+        return factor
+
+    def exact(self, run: RunLength) -> Fraction | None:
         """Return its own length, or that of the schedule."""
-        return self.schedule.lasts(run) if self.length is None else super().lasts(run)
+        return self.schedule.exact(run) if self.length is None else super().exact(run)
 
     def over(self, steps: int, run: RunLength) -> Schedule:
         """Return the schedule over ``steps`` updates."""
         inner = self.schedule.over(self.schedule.span(steps, run), run)
-        return _Combined([inner], lambda values: values[0] * self.factor)
+        return _Combined([inner], lambda values: self.changed(values[0]))
 
     def momentum_over(self, steps: int, run: RunLength) -> Schedule | None:
-        """Return the momentum of the schedule, which is not scaled."""
+        """Return the momentum of the schedule, which is not changed."""
         return self.schedule.momentum_over(self.schedule.span(steps, run), run)
 
     @property
@@ -176,7 +182,23 @@ class Scaled(ScheduleSettings):
         return self.schedule.moves_momentum
 
 
-class Clipped(ScheduleSettings):
+class Scaled(Around):
+    """A schedule times a number.
+
+    >>> from lehr.schedules import Linear
+    >>> Scaled(schedule=Linear(), factor=0.5).resolve(RunLength(4))(1)
+    0.375
+    """
+
+    factor: float = Field(gt=0)
+    """What it is multiplied by."""
+
+    def changed(self, factor: float) -> float:
+        """Return the product."""
+        return factor * self.factor
+
+
+class Clipped(Around):
     """A schedule that is kept between two factors.
 
     >>> from lehr.schedules import Linear
@@ -185,8 +207,6 @@ class Clipped(ScheduleSettings):
     [0.8, 0.75, 0.5, 0.3, 0.3]
     """
 
-    schedule: Part
-    """The schedule."""
     low: float = Field(default=0.0, ge=0)
     """The lowest factor."""
     high: float = Field(default=1.0, gt=0)
@@ -198,84 +218,55 @@ class Clipped(ScheduleSettings):
             raise SettingError(f"low={self.low:g} is above high={self.high:g}; give them the other way round")
         return self
 
-    def lasts(self, run: RunLength) -> int | None:
-        """Return its own length, or that of the schedule."""
-        return self.schedule.lasts(run) if self.length is None else super().lasts(run)
-
-    def over(self, steps: int, run: RunLength) -> Schedule:
-        """Return the schedule over ``steps`` updates."""
-        inner = self.schedule.over(self.schedule.span(steps, run), run)
-        return _Combined([inner], lambda values: min(self.high, max(self.low, values[0])))
-
-    def momentum_over(self, steps: int, run: RunLength) -> Schedule | None:
-        """Return the momentum of the schedule, which is not clipped."""
-        return self.schedule.momentum_over(self.schedule.span(steps, run), run)
-
-    @property
-    def absolute(self) -> bool:
-        """Whether it gives rates themselves."""
-        return self.schedule.absolute
-
-    @property
-    def moves_momentum(self) -> bool:
-        """Whether it cycles the momentum too."""
-        return self.schedule.moves_momentum
+    def changed(self, factor: float) -> float:
+        """Return the nearest factor between the two."""
+        return min(self.high, max(self.low, factor))
 
 
-class Repeated(ScheduleSettings):
+class Repeated(Around):
     """A schedule again and again: each time for its own length, or for an equal share of what is there.
 
-    Where the steps are no multiple of ``times``, the few that are left at the end keep the last value.
+    Each time ends at the step nearest to its exact end, so two of them differ by one step at most.
 
     >>> from lehr.schedules import Linear
-    >>> schedule = Repeated(schedule=Linear(), times=2).resolve(RunLength(5))
-    >>> [schedule(step) for step in range(5)]
-    [1.0, 0.5, 1.0, 0.5, 0.0]
+    >>> schedule = Repeated(schedule=Linear(), times=2).resolve(RunLength(6))
+    >>> [round(schedule(step), 2) for step in range(7)]
+    [1.0, 0.67, 0.33, 1.0, 0.67, 0.33, 0.0]
     """
 
-    schedule: Part
-    """The schedule."""
     times: int = Field(ge=1)
     """How often."""
 
-    def lasts(self, run: RunLength) -> int | None:
+    def exact(self, run: RunLength) -> Fraction | None:
         """Return its own length, or that of all repetitions."""
-        each = self.schedule.lasts(run)
-        whole = None if each is None else each * self.times
-        return whole if self.length is None else super().lasts(run)
+        exact = super().exact(run)
+        return exact * self.times if exact is not None and self.length is None else exact
 
     def over(self, steps: int, run: RunLength) -> Schedule:
         """Return the repetitions over ``steps`` updates."""
-        period = self._period(steps, run)
-        schedule = self.schedule.over(period, run)
-        if observers(schedule):
+        each = self._each(steps, run)
+        schedules = {span: self.schedule.over(span, run) for span in _whole(each)}
+        if any(observers(schedule) for schedule in schedules.values()):
             raise SettingError(f"{self.schedule.name} goes by evaluations and has a memory; it cannot be repeated")
-        return _Cycled(schedule, period, self.times)
+        return _Cycled(schedules, each, self.times)
 
     def momentum_over(self, steps: int, run: RunLength) -> Schedule | None:
         """Return the momentum, again and again, if it is cycled."""
-        period = self._period(steps, run)
-        momentum = self.schedule.momentum_over(period, run)
-        return momentum and _Cycled(momentum, period, self.times)
+        each = self._each(steps, run)
+        momenta = {span: self.schedule.momentum_over(span, run) for span in _whole(each)}
+        known = {span: momentum for span, momentum in momenta.items() if momentum is not None}
+        return _Cycled(known, each, self.times) if known else None
 
-    @property
-    def absolute(self) -> bool:
-        """Whether it gives rates themselves."""
-        return self.schedule.absolute
-
-    @property
-    def moves_momentum(self) -> bool:
-        """Whether it cycles the momentum too."""
-        return self.schedule.moves_momentum
-
-    def _period(self, steps: int, run: RunLength) -> int:
-        each = self.schedule.lasts(run)
-        if each == 0 or (each or 1) * self.times > steps:
+    def _each(self, steps: int, run: RunLength) -> Fraction:
+        """Return the steps of one repetition, with the fraction."""
+        own = self.schedule.exact(run)
+        each = Fraction(steps, self.times) if own is None else own
+        if each < 1 or too_long(each * self.times, steps):
             raise SettingError(
                 f"{self.schedule.name} cannot be repeated {self.times} times in {steps} steps"
-                + (f" when it lasts {each}" if each is not None else "")
+                + (f" when it lasts {float(each):g}" if own is not None else "")
             )
-        return steps // self.times if each is None else each
+        return each
 
 
 class _Sequence:
@@ -303,14 +294,36 @@ class _Combined:
 
 
 class _Cycled:
-    """A resolved schedule again and again; after the last time it keeps its last value, as the schedule does."""
+    """A schedule again and again, resolved for each length that occurs; after the last time it keeps its last value."""
 
-    def __init__(self, schedule: Schedule, period: int, times: int) -> None:
-        self.parts, self.period, self.times = (schedule,), period, times
+    def __init__(self, schedules: Mapping[int, Schedule], each: Fraction, times: int) -> None:
+        self.schedules, self.times = schedules, times
+        self.above, self.below = each.as_integer_ratio()
 
     def __call__(self, step: int) -> float:
-        """Return the factor of the present repetition."""
-        return self.parts[0](step - self.period * min(step // self.period, self.times - 1))
+        """Return the factor of the present repetition: the last whose start is at or before the step."""
+        begun = ((2 * step + 1) * self.below - 1) // (2 * self.above)
+        now = min(begun, self.times - 1)
+        start, end = self._start(now), self._start(now + 1)
+        return self.schedules[end - start](step - start)
+
+    def _start(self, number: int) -> int:
+        """Return the step nearest to ``number`` lengths, in whole numbers as it is asked for at each step."""
+        return (2 * number * self.above + self.below) // (2 * self.below)
+
+
+def _whole(each: Fraction) -> set[int]:
+    """Return the whole lengths that repetitions of a length have."""
+    return {math.floor(each), math.ceil(each)}
+
+
+def _together(
+    parts: Sequence[ScheduleSettings], run: RunLength, total: Callable[[list[Fraction]], Fraction | int]
+) -> Fraction | None:
+    """Return the length of all parts together, if each has one."""
+    lengths = [part.exact(run) for part in parts]
+    known = [length for length in lengths if length is not None]
+    return Fraction(total(known)) if len(known) == len(lengths) else None
 
 
 def _all_or_none(parts: Sequence[ScheduleSettings], what: str, does: str, instead: str) -> None:

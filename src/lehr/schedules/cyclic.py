@@ -45,7 +45,7 @@ def cyclic_height(step: int, *, up: int, down: int, mode: Mode = "triangular", g
     cycle, within = divmod(step, up + down)
     height = within / up if within <= up else (up + down - within) / down
     if mode == "triangular2":
-        return height / 2.0**cycle
+        return math.ldexp(height, -cycle)
     if mode == "exp_range":
         return height * gamma**step
     return (1 - math.cos(math.pi * height)) / 2 if mode == "sine" else height

@@ -11,10 +11,22 @@ from lehr.schedules.combine import COMBINATORS
 from lehr.schedules.schedule import ScheduleSettings
 from lehr.schedules.table import SCHEDULES
 
-__all__ = ["parse"]
+__all__ = ["OWN_TIME", "parse"]
 
 _CALLS = {"scaled": ("schedule", "factor"), "repeated": ("schedule", "times"), "clipped": ("schedule", "low", "high")}
 """Combinations that are written as calls, with what is given without a name."""
+OWN_TIME = {
+    "step": "every",
+    "multi_step": "milestones",
+    "exponential": "every",
+    "annealing": "every",
+    "cyclic": "up",
+    "cosine_restarts": "period",
+    "inverse_sqrt": "warmup",
+    "noam": "warmup",
+    "plateau": "patience",
+}
+"""Schedules that go by a time of their own and not by their length: a number without a name could be either."""
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _VALUE = re.compile(r"""\[[^\]]*\]|"[^"]*"|'[^']*'|[^,()\[\]="']+""")
 
@@ -22,10 +34,12 @@ _VALUE = re.compile(r"""\[[^\]]*\]|"[^"]*"|'[^']*'|[^,()\[\]="']+""")
 def parse(text: str) -> ScheduleSettings:
     """Read a schedule from a text.
 
-    A name of the table, with settings in parentheses where others than the defaults are wanted; the length may be given
-    without its name. Values are written as after ``--set``: numbers, words, durations such as ``5%`` or ``10 epochs``,
-    lists ``[30, 60]``; quotation marks are optional. ``times`` binds closer than ``then``; parentheses group;
-    ``scaled(schedule, factor)``, ``repeated(schedule, times)`` and ``clipped(schedule, low, high)`` are calls.
+    A name of the table, with settings in parentheses where others than the defaults are wanted. Where a schedule is
+    stretched over its length, as ``warmup(200)`` or ``cosine(1800)``, the length may be given without its name; where
+    it goes by a time of its own (`OWN_TIME`), as ``step(every=30)``, nothing may. Values are written as after
+    ``--set``: numbers, words, durations such as ``5%`` or ``10 epochs``, lists ``[30, 60]``; quotation marks are
+    optional. ``times`` binds closer than ``then``; parentheses group; ``scaled(schedule, factor)``,
+    ``repeated(schedule, times)`` and ``clipped(schedule, low, high)`` are calls.
 
     >>> parse("warmup(200) then cosine(floor=0.1)").parts[1].floor
     0.1
@@ -91,7 +105,7 @@ class _Parser:
 
     def arguments(self, name: str) -> dict[str, Any]:
         """Read what is between the parentheses of a call."""
-        positional, place = _CALLS.get(name, ("length",)), 0
+        positional, place = () if name in OWN_TIME else _CALLS.get(name, ("length",)), 0
         given: dict[str, Any] = {}
         while not self.sign(")"):
             if given:
@@ -102,12 +116,24 @@ class _Parser:
                 field, self.at = named[1], named.end()
             elif place < len(positional):
                 field, place = positional[place], place + 1
+            elif name in OWN_TIME:
+                self._unnamed(name)
             else:
                 self.fail(f"{name} takes {len(positional)} without a name: {', '.join(positional)}; name the others")
             if field in given:
                 self.fail(f"{field} is given twice", start)
             given[field] = self.sequence() if field == "schedule" else self.value()
         return given
+
+    def _unnamed(self, name: str) -> NoReturn:
+        """Refuse a value without a name, and say what it may have been meant as."""
+        start, own = self.at, OWN_TIME[name]
+        value = self.value()
+        shown = f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
+        listed = f"[{shown}]" if own == "milestones" and not isinstance(value, list) else shown
+        ways = [f"{name}({own}={listed})"] + [f"{name}(length={shown})"] * (not isinstance(value, list))
+        meant = "" if isinstance(value, list) else f" {shown} may be meant as {own} or as length;"
+        self.fail(f"{name} takes nothing without a name:{meant} write {' or '.join(ways)}", start)
 
     def value(self) -> Any:
         self._skip()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
@@ -15,7 +17,18 @@ from lehr.base.settings import Settings
 if TYPE_CHECKING:
     from lehr.schedules.combine import Then
 
-__all__ = ["Held", "Schedule", "ScheduleSettings", "Shifted", "count", "observers", "warmup_factor", "warmup_steps"]
+__all__ = [
+    "Held",
+    "Schedule",
+    "ScheduleSettings",
+    "Shifted",
+    "count",
+    "nearest",
+    "observers",
+    "too_long",
+    "warmup_factor",
+    "warmup_steps",
+]
 
 Schedule: TypeAlias = Callable[[int], float]
 """step (0 for the first update) -> factor on the base rate. Pure: its checkpoint is the integer step."""
@@ -41,24 +54,30 @@ class ScheduleSettings(Settings):
         """Return step -> momentum, where the schedule cycles it; None leaves the optimizer's own."""
         return self.momentum_over(self.span(run.steps, run), run)
 
-    def lasts(self, run: RunLength) -> int | None:
-        """Return its length in steps; None means that it takes what is left."""
+    def exact(self, run: RunLength) -> Fraction | None:
+        """Return its length in steps, with the fraction; None means that it takes what is left."""
         if self.length is None:
             return None
-        steps = self.length.steps(run)
-        if steps == 0 and not self.skippable:
+        if self.length.steps(run) == 0 and not self.skippable:
             raise SettingError(f"{self.name}: length={self.length} is 0 steps of a run of {run.steps}; give 1 or more")
-        return steps
+        return Fraction(self.length.exact_steps(run))
+
+    def lasts(self, run: RunLength) -> int | None:
+        """Return its length in whole steps; None means that it takes what is left."""
+        exact = self.exact(run)
+        return None if exact is None else nearest(exact)
 
     def span(self, available: int, run: RunLength) -> int:
-        """Return its length in steps where ``available`` of them are left; a longer one is refused, never cut."""
-        steps = self.lasts(run)
-        if steps is not None and steps > available:
+        """Return its length in steps where ``available`` of them are left; one that is a step too long is refused."""
+        exact = self.exact(run)
+        if exact is None:
+            return available
+        if too_long(exact, available):
             raise SettingError(
-                f"{self.name} lasts {steps} steps, but {_there(available, run)} {available}; use at most {available} "
-                "steps, or leave its length out to take what is there"
+                f"{self.name} lasts {nearest(exact)} steps, but {_there(available, run)} {available}; use at most "
+                f"{available} steps, or leave its length out to take what is there"
             )
-        return available if steps is None else steps
+        return min(nearest(exact), available)
 
     @abstractmethod
     def over(self, steps: int, run: RunLength) -> Schedule:
@@ -164,13 +183,34 @@ def warmup_factor(step: int, warmup: int) -> float:
 
 
 def warmup_steps(warmup: Duration, *, steps: int, run: RunLength) -> int:
-    """Return the warm-up in steps; one that is longer than the ``steps`` there are is refused, never cut."""
-    given = warmup.steps(run)
-    if given > steps:
+    """Return the warm-up in steps; one that is a step longer than the ``steps`` there are is refused, never cut."""
+    exact = warmup.exact_steps(run)
+    if too_long(exact, steps):
         raise SettingError(
-            f"warmup={warmup} is {given} steps, but {_there(steps, run)} {steps}; use at most {steps} steps, or '5%'"
+            f"warmup={warmup} is {nearest(exact)} steps, but {_there(steps, run)} {steps}; use at most {steps} steps, "
+            "or '5%'"
         )
-    return given
+    return min(nearest(exact), steps)
+
+
+def nearest(exact: float | Fraction) -> int:
+    """Return the whole number of steps nearest to ``exact``; a half rounds up.
+
+    >>> nearest(2.5), nearest(Fraction(7, 3))
+    (3, 2)
+    """
+    return math.floor(exact + Fraction(1, 2))
+
+
+def too_long(exact: float | Fraction, available: int) -> bool:
+    """Whether a length goes beyond the steps that there are by more than rounding: by a whole step.
+
+    Half of 11 steps is 5.5. Where two halves follow one another, one has 6 and the other 5.
+
+    >>> too_long(5.5, 5), too_long(6, 5)
+    (False, True)
+    """
+    return exact - available >= 1
 
 
 def _there(steps: int, run: RunLength) -> str:

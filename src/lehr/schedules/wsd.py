@@ -10,7 +10,14 @@ from pydantic import Field
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
 from lehr.base.errors import SettingError
-from lehr.schedules.schedule import Schedule, ScheduleSettings, warmup_factor, warmup_steps
+from lehr.schedules.schedule import (
+    Schedule,
+    ScheduleSettings,
+    nearest,
+    too_long,
+    warmup_factor,
+    warmup_steps,
+)
 
 __all__ = ["WSD", "Decay", "wsd"]
 
@@ -49,10 +56,11 @@ class WSD(ScheduleSettings):
 
     def over(self, steps: int, run: RunLength) -> Schedule:
         """Return the schedule over ``steps`` updates."""
-        warmup, decay = warmup_steps(self.warmup, steps=steps, run=run), self.decay.steps(run)
-        if warmup + decay > steps:
+        warmup, fall = warmup_steps(self.warmup, steps=steps, run=run), self.decay.exact_steps(run)
+        if too_long(self.warmup.exact_steps(run) + fall, steps):
             raise SettingError(
-                f"warmup={self.warmup} and decay={self.decay} are {warmup} + {decay} steps, but there are {steps}; "
-                "make one of them shorter"
+                f"warmup={self.warmup} and decay={self.decay} are {warmup} + {nearest(fall)} steps, but there are "
+                f"{steps}; make one of them shorter"
             )
+        decay = steps - max(warmup, nearest(steps - fall))  # where both fill the run, neither rounds into the other
         return functools.partial(wsd, total=steps, warmup=warmup, decay=decay, floor=self.floor, form=self.form)
