@@ -11,7 +11,7 @@ from lehr.optim.clip import clip_factor, global_norm
 from lehr.optim.clip_value import clip_by_value_
 from lehr.optim.depth import depths, layer_scales
 from lehr.optim.frozen import frozen_norms
-from lehr.optim.groups import decay_groups, ruled_groups, split_by_decay
+from lehr.optim.groups import ruled_groups, split_by_decay
 from lehr.optim.lion import Lion
 from lehr.optim.muon import Muon
 from lehr.optim.noise import add_noise_, noise_deviation
@@ -44,7 +44,6 @@ __all__ = [
     "centralize_",
     "clip_by_value_",
     "clip_factor",
-    "decay_groups",
     "depths",
     "discriminative",
     "frozen_norms",

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from lehr.optim.depth import depths, layer_scales
 from lehr.optim.rules import Rule, treatments
 
-__all__ = ["decay_groups", "owners", "ruled_groups", "split_by_decay"]
+__all__ = ["owners", "ruled_groups", "split_by_decay"]
 
 _NOT_DECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 
@@ -59,17 +59,6 @@ def _keeps(owner: nn.Module, parameter: nn.Parameter) -> bool:
     return isinstance(owner, _NOT_DECAYED)
 
 
-def decay_groups(model: nn.Module, weight_decay: float, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """Return the parameter groups of an optimizer: one with ``weight_decay``, one without; an empty one is left out."""
-    parameters = dict(model.named_parameters())
-    decayed, kept = split_by_decay(model, names)
-    groups = [
-        {"params": [parameters[name] for name in decayed], "weight_decay": weight_decay},
-        {"params": [parameters[name] for name in kept], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
 def ruled_groups(
     model: nn.Module,
     names: Iterable[str] | None = None,
@@ -79,7 +68,7 @@ def ruled_groups(
     rules: Sequence[Rule] = (),
     layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the groups of `decay_groups`, parted further where ``rules`` or ``layer_decay`` say so.
+    """Return groups for an optimizer: with decay and without, parted further by ``rules`` and ``layer_decay``.
 
     Each group has its own ``lr``: the base rate times the rule's and the layer's factor. A schedule that multiplies
     each group's rate keeps their ratios. Every trainable parameter is in exactly one group. The groups at the base rate
