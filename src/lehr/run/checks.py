@@ -25,7 +25,7 @@ from lehr.training.methods.mixing import Mixing
 from lehr.training.precision import warn_if_bf16_is_slower
 from lehr.training.preflight import check_batch
 
-__all__ = ["materialize", "preflight", "warn_of_no_effect"]
+__all__ = ["materialize", "preflight", "preflight_mixed", "warn_of_no_effect"]
 
 
 def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
@@ -103,9 +103,8 @@ def preflight(
     metrics: Sequence[Metric],
     cast: Callable[[], Any],
     device: torch.device,
-    methods: Sequence[Any] = (),
 ) -> None:
-    """Try the first batch, as it is and as ``methods`` mix it, and put the loader back before it."""
+    """Try the first batch, and put the loader back before it."""
     in_eval = [name for name, m in model.named_modules() if not m.training and _has_trainable(m)]
     if in_eval:
         warnings.warn(
@@ -118,7 +117,6 @@ def preflight(
     with seeds.isolated_global_generators():
         batch: Batch = split(next(loader), recipe.accumulate)[0]  # as much as a step holds at once
         counted = check_batch(model, recipe.objective, batch, ids=loader.ids, autocast=cast, metrics=metrics)
-        _try_mixed(recipe, model, batch, [m for m in methods if isinstance(m, Mixing)], cast, loader.ids)
         if recipe.precision == "bf16" and device.type == "cpu":
             kept = KeptBuffers(model)
             kept.keep()
@@ -134,12 +132,19 @@ def preflight(
         )
 
 
-def _try_mixed(
-    recipe: Recipe, model: nn.Module, batch: Batch, mixings: Sequence[Mixing], cast: Callable[[], Any], ids: list[int]
+def preflight_mixed(
+    recipe: Recipe, model: nn.Module, loader: Loader, methods: Sequence[Any], cast: Callable[[], Any]
 ) -> None:
-    """Try the batch as each mixing method gives it, which a rare one would do only late in the run."""
-    for mixing in mixings:
-        try:
-            check_batch(model, recipe.objective, mixing.first(batch), ids=ids, autocast=cast)
-        except LehrError as error:
-            raise type(error)(f"the first batch with {mixing.name}: {error}") from error
+    """Try the first batch as each mixing method gives it, which a rare one would do only late in the run."""
+    mixings = [method for method in methods if isinstance(method, Mixing)]
+    if not mixings:
+        return
+    start = loader.state_dict()
+    with seeds.isolated_global_generators():
+        batch: Batch = split(next(loader), recipe.accumulate)[0]
+        for mixing in mixings:
+            try:
+                check_batch(model, recipe.objective, mixing.first(batch), ids=loader.ids, autocast=cast)
+            except LehrError as error:
+                raise type(error)(f"the first batch with {mixing.name}: {error}") from error
+    loader.load_state_dict(start)

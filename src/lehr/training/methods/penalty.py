@@ -21,22 +21,7 @@ __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "penalized"]
 On = tuple[str, ...] | None
 
 
-class _Penalized(Settings):
-    """What the settings of all penalties share."""
-
-    on: On = None
-    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
-
-    def build(self, context: RunContext) -> Method:
-        """Return the method for this run."""
-        return Penalty(penalized(context.model, self.on), self.penalty)
-
-    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
-        """Return what is added to the mean loss, 0-d."""
-        raise NotImplementedError
-
-
-class L1Penalty(_Penalized):
+class L1Penalty(Settings):
     """Settings of ``amount * sum |θ|``, added to the mean loss.
 
     The loss that training records then holds the penalty; evaluations do not. Weights become small, not 0: for that
@@ -45,13 +30,16 @@ class L1Penalty(_Penalized):
 
     amount: float = Field(default=1e-3, gt=0)
     """Strength of the penalty."""
+    on: On = None
+    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
 
-    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
-        """Return ``amount * sum |θ|``."""
-        return self.amount * absolute_sum(chosen)
+    def build(self, context: RunContext) -> Method:
+        """Return the method for this run."""
+        amount = self.amount
+        return Penalty(penalized(context.model, self.on), lambda chosen: amount * absolute_sum(chosen))
 
 
-class L2Penalty(_Penalized):
+class L2Penalty(Settings):
     """Settings of ``amount * sum θ^2``, added to the mean loss.
 
     Its gradient is ``2 * amount * θ``: with plain SGD, that of ``weight_decay = 2 * amount``. With Adam it passes
@@ -60,19 +48,24 @@ class L2Penalty(_Penalized):
 
     amount: float = Field(default=1e-4, gt=0)
     """Strength of the penalty."""
+    on: On = None
+    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
 
-    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
-        """Return ``amount * sum θ^2``."""
-        return self.amount * squared_sum(chosen)
+    def build(self, context: RunContext) -> Method:
+        """Return the method for this run."""
+        amount = self.amount
+        return Penalty(penalized(context.model, self.on), lambda chosen: amount * squared_sum(chosen))
 
 
-class ElasticNet(_Penalized):
+class ElasticNet(Settings):
     """Settings of ``l1 * sum |θ| + l2 * sum θ^2``, added to the mean loss."""
 
     l1: float = Field(default=1e-4, ge=0)
     """Strength of the absolute values."""
     l2: float = Field(default=1e-4, ge=0)
     """Strength of the squares."""
+    on: On = None
+    """Patterns of parameter names, such as ``*.weight``; what weight decay falls on if not given: matrices, kernels."""
 
     @model_validator(mode="after")
     def _check(self) -> ElasticNet:
@@ -80,9 +73,10 @@ class ElasticNet(_Penalized):
             raise SettingError("l1=0 and l2=0 penalize nothing; set one of them above 0, or leave the method out")
         return self
 
-    def penalty(self, chosen: list[nn.Parameter]) -> Tensor:
-        """Return ``l1 * sum |θ| + l2 * sum θ^2``."""
-        return elastic_net(chosen, l1=self.l1, l2=self.l2)
+    def build(self, context: RunContext) -> Method:
+        """Return the method for this run."""
+        l1, l2 = self.l1, self.l2
+        return Penalty(penalized(context.model, self.on), lambda chosen: elastic_net(chosen, l1=l1, l2=l2))
 
 
 class Penalty(Method):
