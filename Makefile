@@ -22,10 +22,10 @@ run: setup  ## train the default recipe for about a minute and a half
 	$(BIN)/lehr train gpt-text
 
 quick: setup  ## the inner loop: everything but slow tests
-	$(PYTEST) -q -m "not slow and not soak and not dist and not browser"
+	$(PYTEST) -q -m "not slow and not soak and not dist and not browser and not gpu"
 
 test: setup system  ## the whole suite, with the time of each folder
-	$(PYTEST) -q -m "not soak"
+	$(PYTEST) -q -m "not soak and not gpu"
 
 # Chromium for the report's tests, as root on Debian; elsewhere those tests skip by name.
 system:

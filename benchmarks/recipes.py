@@ -126,7 +126,9 @@ def main() -> None:
     shorten = ["--set", "steps=20"] if options.quick else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common.finish([row for part in (gpt_text, digits, translate, combined) for row in part(folder, shorten)], options)
+        common.finish(
+            [row for part in (gpt_text, digits, translate, combined) for row in part(folder, shorten)], options
+        )
 
 
 if __name__ == "__main__":

@@ -160,10 +160,8 @@ def test_products_are_of_16_bits_and_all_else_of_32(tmp_path: Path, precision: P
     assert {v.dtype for s in states for v in s.values() if isinstance(v, Tensor)} == {torch.float32}
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_softmax_of_16_bits_is_widened_on_cuda_and_losses_everywhere(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device is there")
     with autocast("bf16", device)():
         scores = nn.Linear(4, 4, device=device)(torch.ones(2, 4, device=device))
         wide = torch.float32 if device == "cuda" else torch.bfloat16

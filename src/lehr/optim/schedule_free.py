@@ -28,8 +28,6 @@ class ScheduleFreeAdamW(Grouped):
     'ScheduleFreeOptimizer'
     """
 
-    prefix: ClassVar[str] = ""
-    """Evaluations of its own average take the place of those at y."""
     lr: float = Field(default=2.5e-3, gt=0)
     """The base rate, which the schedule multiplies."""
     mix: float = Field(default=0.9, gt=0, lt=1)
@@ -53,8 +51,6 @@ class ScheduleFreeSGD(Grouped):
     'ScheduleFreeOptimizer'
     """
 
-    prefix: ClassVar[str] = ""
-    """Evaluations of its own average take the place of those at y."""
     lr: float = Field(default=0.1, gt=0)
     """The base rate, which the schedule multiplies; often 10 times that of SGD with momentum."""
     mix: float = Field(default=0.9, gt=0, lt=1)

@@ -31,7 +31,7 @@ from lehr.metrics.metric import Metric
 from lehr.optim.built import as_optimizers
 from lehr.optim.state import NamedState
 from lehr.run.agreement import agree_on_stop
-from lehr.run.checks import materialize, preflight, warn_of_no_effect
+from lehr.run.checks import materialize, preflight, preflight_mixed, warn_of_no_effect
 from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import ModelSettings, Recipe
@@ -132,9 +132,11 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         rank=ranks.rank,
         world=ranks.world,
         objective=recipe.objective,
+        autocast=cast,
         batches=training_batches(splits.train, recipe.data, seed=recipe.seed, shard=shard, device=device),
     )
     methods = build_methods(recipe.methods, context)
+    preflight_mixed(recipe, model, loader, methods, cast)
     averages = [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]
     listeners = Listeners([*methods, *watchers, stopping, *([compiled] if compiled else [])])
     # sharing gradients last: it hooks into the parameters as they now are

@@ -142,6 +142,7 @@ def _averages(
         facts=saved["facts"],
         seed=recipe.seed,
         objective=recipe.objective,
+        autocast=autocast(recipe.precision, device.type),
         batches=lambda limit: training_batches(recipe.data.open().train, recipe.data, seed=recipe.seed, device=device)(
             limit
         ),
