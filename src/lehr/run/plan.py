@@ -11,8 +11,9 @@ from lehr.data.opening import training_loader
 from lehr.optim.built import as_optimizers
 from lehr.optim.sgd import VelocitySGD
 from lehr.reporting.curve import BY_EVALUATIONS, Curve
-from lehr.run.assemble import build_model, lengths, resolve_momentum, resolve_schedule, resolve_watchers
+from lehr.run.assemble import build_model
 from lehr.run.checks import materialize
+from lehr.run.pace import lengths, resolve_momentum, resolve_schedule, resolve_watchers
 from lehr.run.recipe import Recipe
 
 __all__ = ["planned_curve"]

@@ -10,10 +10,10 @@ from typing import Any
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.settings import override, plain
 from lehr.checkpoint.store import CheckpointStore
-from lehr.run.assemble import resolve_schedule, run_length
 from lehr.run.environment import differences
 from lehr.run.folder import RunFolder
 from lehr.run.origin import Origin, fingerprint, load, source_hashes
+from lehr.run.pace import resolve_schedule, run_length
 from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
 from lehr.run.trainer import MakeTracker, Trainer

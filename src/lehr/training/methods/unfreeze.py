@@ -76,7 +76,7 @@ class GradualUnfreezing(Settings):
         else:
             phase = (self.every or Duration(1, "epochs")).exact_steps(run)
             if phase < 1:
-                raise SettingError(f"every={self.every} is {phase:g} updates; a phase needs one or more")
+                raise SettingError(f"gradual_unfreezing: every={self.every} is {phase:g} updates; a phase needs one or more")
             found = [Duration(phase * place).steps(run) for place in range(1, blocks + 1)]
         if found[0] < 1 or found != sorted(set(found)):
             raise SettingError(
