@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -76,8 +77,10 @@ class GradualUnfreezing(Settings):
         else:
             phase = (self.every or Duration(1, "epochs")).exact_steps(run)
             if phase < 1:
-                raise SettingError(f"gradual_unfreezing: every={self.every} is {phase:g} updates; a phase needs one or more")
-            found = [Duration(phase * place).steps(run) for place in range(1, blocks + 1)]
+                raise SettingError(
+                    f"gradual_unfreezing: every={self.every} is {phase:g} updates; a phase needs one or more"
+                )
+            found = [math.floor(phase * place + 0.5) for place in range(1, blocks + 1)]
         if found[0] < 1 or found != sorted(set(found)):
             raise SettingError(
                 f"at={_written(self.at)} is {found} in steps; each must be later than the one before, from 1 on"
