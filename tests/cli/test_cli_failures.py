@@ -54,7 +54,7 @@ class Nosy(Observer):
         'raise OSError("no such luck")',
     ),
     "schedule": (
-        "def factor(step): return 1 / (step - 5)\n" + RECIPE.replace("steps=12", "steps=12, schedule=factor"),
+        "def factor(step): return 1 / abs(step - 5)\n" + RECIPE.replace("steps=12", "steps=12, schedule=factor"),
         "ZeroDivisionError: division by zero",
         "1 / (step - 5)",
     ),
