@@ -82,7 +82,7 @@ WITHOUT: dict[str, list[str]] = {
     "digits-transfer": ["weights=none", "weights_leave=[]", "methods=[]", "optim.layer_decay=none"],
 }
 """What takes the techniques out of a recipe that combines some, and leaves the rest as it is."""
-SEEDS = 5
+SEEDS = 3
 
 
 def combined(folder: Path, shorten: list[str]) -> list[common.Row]:

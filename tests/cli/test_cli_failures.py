@@ -56,7 +56,7 @@ class Nosy(Observer):
     "schedule": (
         "def factor(step): return 1 / abs(step - 5)\n" + RECIPE.replace("steps=12", "steps=12, schedule=factor"),
         "ZeroDivisionError: division by zero",
-        "1 / (step - 5)",
+        "1 / abs(step - 5)",
     ),
     "evaluation": (
         """
