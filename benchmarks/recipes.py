@@ -8,7 +8,6 @@ gpt-text is compared with what general compressors need for the same validation 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,7 +54,7 @@ def gpt_text(folder: Path, shorten: list[str]) -> list[common.Row]:
             reference=needed["xz_after_training_text"],
         ),
     ]
-    return [*rows, *_times("gpt-text", result, seconds, target=None if shorten else 90.0)]
+    return [*rows, *times("gpt-text", result, seconds, target=None if shorten else 90.0)]
 
 
 def digits(folder: Path, shorten: list[str]) -> list[common.Row]:
@@ -63,7 +62,7 @@ def digits(folder: Path, shorten: list[str]) -> list[common.Row]:
     accuracy = result["metrics"]["accuracy"]
     met = None if shorten else accuracy >= 0.98
     row = common.Row(what="digits: validation accuracy", measured=accuracy, target=0.98, met=met)
-    return [row, *_times("digits", result, seconds, target=60.0)]
+    return [row, *times("digits", result, seconds, target=60.0)]
 
 
 def translate(folder: Path, shorten: list[str]) -> list[common.Row]:
@@ -72,47 +71,10 @@ def translate(folder: Path, shorten: list[str]) -> list[common.Row]:
     for split in ("val", "train"):
         exact = lehr("eval", str(folder / "translate"), "--split", split, "--checkpoint", "last")["metrics"]
         rows.append(common.Row(what=f"translate: exact matches, {split}", measured=exact["exact_match"]))
-    return [*rows, *_times("translate", result, seconds)]
+    return [*rows, *times("translate", result, seconds)]
 
 
-WITHOUT: dict[str, list[str]] = {
-    "digits-mixup": ["methods=[]", "model.drop_path=0", "objective=cross_entropy", "evaluate.monitor=accuracy"],
-    "digits-one-cycle": ["schedule=step", "optim.lr=0.1", "optim.momentum=0.9"],
-    "digits-distill": ["objective.alpha=0"],
-    "digits-transfer": ["weights=none", "weights_leave=[]", "methods=[]", "optim.layer_decay=none"],
-}
-"""What takes the techniques out of a recipe that combines some, and leaves the rest as it is."""
-SEEDS = 3
-
-
-def combined(folder: Path, shorten: list[str]) -> list[common.Row]:
-    """The recipes that combine techniques, beside themselves without: means over seeds, and their spread."""
-    rows = []
-    for name, without in WITHOUT.items():
-        reached: dict[str, list[float]] = {"with": [], "without": []}
-        seconds = []
-        for seed in range(1 if shorten else SEEDS):
-            for kind, settings in (("with", []), ("without", without)):
-                more = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
-                result, _ = trained(name, folder / f"{name}-{kind}-{seed}", *more, *shorten, cwd=folder)
-                metrics = result["metrics"]
-                reached[kind].append(metrics.get("ema_accuracy", metrics["accuracy"]))
-                seconds += [result["train_seconds"]] * (kind == "with")
-        rows.append(
-            common.Row(
-                what=f"{name}: validation accuracy, and without its techniques",
-                measured=statistics.mean(reached["with"]),
-                reference=statistics.mean(reached["without"]),
-                spread=(min(reached["with"]), max(reached["with"])),
-            )
-        )
-        rows.append(common.Row(what=f"{name}: training, s", measured=statistics.median(seconds)))
-    result, seconds_in_all = trained("gpt-wsd", folder / "gpt-wsd", *shorten, cwd=folder)
-    rows.append(common.Row(what="gpt-wsd: bits per byte", measured=result["metrics"]["bits_per_byte"]))
-    return [*rows, *_times("gpt-wsd", result, seconds_in_all)]
-
-
-def _times(name: str, result: dict[str, Any], seconds: float, target: float | None = None) -> list[common.Row]:
+def times(name: str, result: dict[str, Any], seconds: float, target: float | None = None) -> list[common.Row]:
     trained_in = result["train_seconds"]
     met = None if target is None else trained_in <= target
     return [
@@ -126,9 +88,7 @@ def main() -> None:
     shorten = ["--set", "steps=20"] if options.quick else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common.finish(
-            [row for part in (gpt_text, digits, translate, combined) for row in part(folder, shorten)], options
-        )
+        common.finish([row for part in (gpt_text, digits, translate) for row in part(folder, shorten)], options)
 
 
 if __name__ == "__main__":
