@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +14,14 @@ from lehr.base.errors import SettingError
 from lehr.lowrank.cost import highest, parameters, rank_for_ratio, rounded
 from lehr.lowrank.spectrum import energy_rank
 
-__all__ = ["Option", "allocate", "options", "ranks_by_energy", "ranks_by_ratio"]
+__all__ = ["RESOLUTION", "Option", "allocate", "options", "ranks_by_energy", "ranks_by_ratio"]
 
 Shapes = Mapping[str, tuple[int, int]]
 Ranks = dict[str, int | None]
 """The rank by layer; None: stays dense."""
+
+RESOLUTION = 1 << 14
+"""Parts that a budget is cut into."""
 
 
 class Option(NamedTuple):
@@ -47,10 +51,9 @@ def allocate(
     layers may keep together, or of the dense operations where ``tokens`` says how many positions each layer sees. A
     rank is a multiple of ``multiple`` and at most ``cap`` of the break-even rank; beyond that a layer stays dense.
 
-    Greedy: the layers go up in rank by whichever next step gains the most energy for its cost. Steps are those of the
-    upper hull of cost and energy, which keeps that optimal though the last step, to dense, may be a better bargain
-    than those before it; the sum is short of the best one by less than the energy of one step (Sinha and Zoltners
-    1979, the multiple-choice knapsack).
+    This is the multiple-choice knapsack, solved by dynamic programming over `RESOLUTION` parts of the budget: nothing
+    better exists for a budget smaller by that part per layer. Going up by the most energy per cost, step by step, is
+    not optimal here: the step to dense may be a better bargain than those before it, and then cannot be afforded.
 
     Raises SettingError for a spectrum that is incomplete or not finite, and a budget that not even the lowest ranks
     meet, naming the lowest that can be met.
@@ -63,25 +66,42 @@ def allocate(
         name: options(spectrum, shapes[name], tokens=tokens[name] if tokens else 1, multiple=multiple, cap=cap)
         for name, spectrum in _checked(spectra, shapes).items()
     }
-    hulls = {name: _upper_hull(choices) for name, choices in found.items()}
     dense = sum(choices[-1].cost for choices in found.values())
-    left = budget * dense * (1 + 1e-12) - sum(hull[0].cost for hull in hulls.values())
-    if left < 0:
-        least = sum(hull[0].cost for hull in hulls.values()) / dense
-        raise SettingError(f"budget={budget:g} is less than the lowest ranks take; use {least:.3g} or more, up to 1")
-    place = dict.fromkeys(hulls, 0)
-    steps = [(-_bargain(hull[0], hull[1]), name) for name, hull in hulls.items() if len(hull) > 1]
-    heapq.heapify(steps)
-    while steps:
-        _, name = heapq.heappop(steps)
-        hull, at = hulls[name], place[name]
-        if (cost := hull[at + 1].cost - hull[at].cost) > left:
-            continue  # a layer that cannot go on; cheaper steps of others may still fit
-        left -= cost
-        place[name] = at + 1
-        if at + 2 < len(hull):
-            heapq.heappush(steps, (-_bargain(hull[at + 1], hull[at + 2]), name))
-    return {name: hulls[name][at].rank for name, at in place.items()}
+    least = sum(choices[0].cost for choices in found.values())
+    if least > budget * dense * (1 + 1e-12):
+        raise SettingError(
+            f"budget={budget:g} is less than the lowest ranks take; use {least / dense:.3g} or more, up to 1"
+        )
+    chosen = _knapsack(list(found.values()), budget * dense - least)
+    return {name: option.rank for name, option in zip(found, chosen, strict=True)}
+
+
+def _knapsack(layers: list[list[Option]], extra: float) -> list[Option]:
+    """Return one option per layer: the most energy in all, for at most ``extra`` over what the first ones cost."""
+    most = np.zeros(RESOLUTION + 1)  # by the parts spent so far
+    taken = []
+    for choices in layers:
+        before, most, which = most, np.full_like(most, -np.inf), np.zeros(len(most), dtype=np.int32)
+        for place, option in enumerate(choices):
+            parts = _parts(option.cost - choices[0].cost, extra)
+            if parts <= RESOLUTION:
+                reached = before[: len(before) - parts] + option.energy
+                better = reached > most[parts:]
+                most[parts:][better], which[parts:][better] = reached[better], place
+        taken.append(which)
+    left, chosen = RESOLUTION, []
+    for choices, which in zip(reversed(layers), reversed(taken), strict=True):
+        option = choices[which[left]]
+        left -= _parts(option.cost - choices[0].cost, extra)
+        chosen.append(option)
+    return chosen[::-1]
+
+
+def _parts(cost: float, extra: float) -> int:
+    """Return how many parts of the budget a cost is, rounded up so that the sum stays within."""
+    if cost <= 0:
+        return 0
+    return math.ceil(min(cost / extra, 2.0) * RESOLUTION * (1 - 1e-12)) if extra > 0 else RESOLUTION + 1
 
 
 def options(
@@ -97,20 +117,6 @@ def options(
     ranks = range(rounded(1, multiple), highest(*shape, cap) + 1, multiple)
     factored = [Option(tokens * parameters(*shape, rank), shares[rank - 1], rank) for rank in ranks]
     return [*factored, Option(tokens * parameters(*shape), 1.0, None)]
-
-
-def _upper_hull(choices: list[Option]) -> list[Option]:
-    """Return the choices on the upper convex hull, by which the energy gained per cost only falls."""
-    hull: list[Option] = []
-    for choice in choices:
-        while len(hull) > 1 and _bargain(hull[-2], hull[-1]) <= _bargain(hull[-1], choice):
-            hull.pop()
-        hull.append(choice)
-    return hull
-
-
-def _bargain(before: Option, after: Option) -> float:
-    return (after.energy - before.energy) / (after.cost - before.cost)
 
 
 def ranks_by_energy(
