@@ -1,19 +1,24 @@
 """Low rank: factorization of matrices, layers of two factors, and what makes and changes them."""
 
+from lehr.lowrank.allocate import allocate, ranks_by_energy, ranks_by_ratio
 from lehr.lowrank.attention import SplitAttention
-from lehr.lowrank.balance import balanced_pair
+from lehr.lowrank.balance import Balance, balanced_pair
 from lehr.lowrank.candidates import Candidate, candidates
 from lehr.lowrank.convolution import LowRankConv2d
+from lehr.lowrank.covariance import second_moments, weighted_spectrum
 from lehr.lowrank.decay import frobenius_decay, frobenius_decay_
 from lehr.lowrank.decomposition import Decomposition, Pair
+from lehr.lowrank.dynamic import grown, reorthogonalized, shrunk
 from lehr.lowrank.factorize import factorize
 from lehr.lowrank.four_tensor import FourTensorLinear
 from lehr.lowrank.linear import LowRankLinear
 from lehr.lowrank.lora import LoRALinear
+from lehr.lowrank.settle import Settling, settled
 from lehr.lowrank.spectrum import break_even, energy_rank, spectral_entropy, stable_rank
 from lehr.lowrank.surgery import described, exchange, low_rank, make_dense, rebuilt, split_attention
 
 __all__ = [
+    "Balance",
     "Candidate",
     "Decomposition",
     "FourTensorLinear",
@@ -21,7 +26,9 @@ __all__ = [
     "LowRankConv2d",
     "LowRankLinear",
     "Pair",
+    "Settling",
     "SplitAttention",
+    "allocate",
     "balanced_pair",
     "break_even",
     "candidates",
@@ -31,10 +38,18 @@ __all__ = [
     "factorize",
     "frobenius_decay",
     "frobenius_decay_",
+    "grown",
     "low_rank",
     "make_dense",
+    "ranks_by_energy",
+    "ranks_by_ratio",
     "rebuilt",
+    "reorthogonalized",
+    "second_moments",
+    "settled",
+    "shrunk",
     "spectral_entropy",
     "split_attention",
     "stable_rank",
+    "weighted_spectrum",
 ]
