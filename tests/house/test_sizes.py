@@ -33,6 +33,8 @@ MANY_ARGUMENTS = {
     "run/sample.py:sample_text": "what `lehr sample` takes",
     "schedules/one_cycle.py:one_cycle": "the settings of the published policy",
     "run/resume.py:resume": "the arguments of `train`, and what may have changed",
+    "lowrank/linear.py:__init__": "what an nn.Linear is made of, a rank and a generator",
+    "lowrank/attention.py:forward": "the signature of nn.MultiheadAttention",
 }
 BASES = {
     "Settings",
