@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -10,11 +11,45 @@ from torch import Tensor
 from lehr.base.errors import SettingError
 from lehr.base.tensors import in_full
 from lehr.lowrank.decomposition import Decomposition
+from lehr.lowrank.gram import gram_basis
+from lehr.lowrank.orthonormal import orthonormal, thin_svd
+from lehr.lowrank.range_finder import range_finder
+from lehr.lowrank.sketch import Sketch
 from lehr.lowrank.spectrum import energy_rank
 
 __all__ = ["Method", "factorize"]
 
 Method = Literal["auto", "exact", "range", "gram"]
+
+SMALL = 64
+"""A matrix with a side up to this is decomposed exactly: it takes no longer."""
+TALL = 8
+"""From this ratio of the sides on a Gram matrix can be the fastest way,"""
+GRAM = 4
+"""where the width is at least one part in so many of the short side."""
+SAFE = (1e-18, 1e18)
+"""Frobenius norms squared at which no product of three leaves the range of float32."""
+CANCELS = 100
+"""Below this many units of rounding, the squared residual is not taken from a difference of squares."""
+
+
+class _Factors(NamedTuple):
+    """The result before it is cut to a rank: (..., m, k), (..., k), (..., n, k)."""
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+    method: str
+
+
+class _Plan(NamedTuple):
+    """What to do, and with which settings."""
+
+    method: Method
+    power: int
+    oversample: int
+    sketch: Sketch
+    seed: int
 
 
 @torch.no_grad()
@@ -27,36 +62,182 @@ def factorize(
     oversample: int = 10,
     start: Tensor | Decomposition | None = None,
     method: Method = "auto",
-    sketch: str = "gaussian",
+    sketch: Sketch = "gaussian",
     seed: int = 0,
 ) -> Decomposition:
-    """Return ``A ~ U diag(S) V^T`` of the given rank, or of the smallest rank that keeps a share of the energy."""
+    """Return ``A ~ U diag(S) V^T`` of the given rank, or of the smallest rank that keeps a share of the energy.
+
+    A is a matrix (m, n), or a batch of them (..., m, n), which is worked on as one; on any device. Exactly one of
+    ``rank`` and ``energy``: with a share such as 0.95, the rank is the smallest one whose kept part of the true
+    ``||A||_F^2`` reaches it, in a batch the largest that any of them needs.
+
+    - "exact": the singular value decomposition (Eckart and Young 1936);
+    - "range": the randomized range finder with ``power`` power iterations (Halko et al. 2011, arXiv 0909.4061);
+    - "gram": subspace iteration on the Gram matrix of the short side;
+    - with ``start``, an earlier result for nearly the same matrix or any basis (..., n, k) of its right directions,
+      one pass ``Q = orth(A V)``, two products in all, as in PowerSGD (Vogels et al. 2019, arXiv 1905.13727);
+    - "auto": exact for sides up to 64 and ranks of about half the side, "gram" for high ranks of long matrices, and
+      "range" else.
+
+    ``oversample`` directions beside the rank are searched for, so that the last of the kept ones are good too; the
+    width is made a multiple of 8, downwards where at least half of them remain.
+
+    16 bits are computed and returned in float32, since orthonormal columns need its digits and singular values its
+    range; float64 stays. Any scale is fine. A matrix that is not finite is flagged in `Decomposition.finite`, and its
+    factors are NaN; the others of its batch are not touched. The draws follow from ``seed`` alone, and the global
+    generator is left as it is. Nothing is read back from an accelerator, apart from what `torch.linalg` does itself,
+    and the rank where ``energy`` asks for it. Raises SettingError for settings that do not fit the matrix.
+
+    >>> A = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) @ torch.ones(4, 100).tril()
+    >>> found = factorize(A, rank=4); found.method, bool(found.residual < 1e-3 * A.norm())
+    ('range', True)
+    >>> factorize(A, energy=0.5).rank, factorize(1.01 * A, rank=4, start=found).method
+    (1, 'warm')
+    """
+    basis = start.basis if isinstance(start, Decomposition) else start
+    plan = _Plan(method, power, oversample, sketch, seed)
+    _check(A, rank, energy, basis, plan)
+    full = in_full(A)
+    basis = in_full(basis) if basis is not None else None
+    total = _total(full)
+    if _is_safe(total):
+        return _cut(full, _factors(full, rank, energy, total, basis, plan), rank, energy, total)
+    largest = torch.linalg.vector_norm(full, float("inf"), dim=(-2, -1))
+    finite = torch.isfinite(largest)
+    scale = torch.where(finite & (largest > 0), largest, torch.ones_like(largest))
+    scaled = torch.where(finite[..., None, None], full / scale[..., None, None], torch.zeros_like(full))
+    total = _total(scaled)
+    found = _cut(scaled, _factors(scaled, rank, energy, total, basis, plan), rank, energy, total)
+    return _restored(found, scale, finite)
+
+
+def _check(A: Tensor, rank: int | None, energy: float | None, basis: Tensor | None, plan: _Plan) -> None:
+    if A.ndim < 2 or not A.numel() or not A.is_floating_point():
+        raise SettingError(f"A of shape {tuple(A.shape)} and {A.dtype}; give real matrices (..., m, n) with elements")
     m, n = A.shape[-2:]
     if (rank is None) == (energy is None):
         raise SettingError(f"rank={rank} and energy={energy}; give exactly one of them")
     if rank is not None and not 1 <= rank <= min(m, n):
         raise SettingError(f"rank={rank} of a {m}x{n} matrix; use 1..{min(m, n)}")
-    full = in_full(A)
-    scale = torch.linalg.vector_norm(full, float("inf"), dim=(-2, -1))
-    finite = torch.isfinite(scale)
-    scale = torch.where(finite & (scale > 0), scale, torch.ones_like(scale))
-    scaled = torch.where(finite[..., None, None], full / scale[..., None, None], torch.zeros_like(full))
-    total = scaled.double().square().sum(dim=(-2, -1))
-    U, S, Vh = torch.linalg.svd(scaled, full_matrices=False)
-    V = Vh.mT
+    if energy is not None and not 0 < energy <= 1:
+        raise SettingError(f"energy={energy:g} is not a share; use more than 0 and at most 1, such as 0.95")
+    if plan.method not in get_args(Method) or plan.sketch not in get_args(Sketch):
+        raise SettingError(
+            f"method={plan.method!r}, sketch={plan.sketch!r}; the methods are {', '.join(get_args(Method))}, the "
+            f"sketches {', '.join(get_args(Sketch))}"
+        )
+    if plan.power < 0 or plan.oversample < 0:
+        raise SettingError(f"power={plan.power}, oversample={plan.oversample}; use 0 or more")
+    if basis is None:
+        return
+    if plan.method != "auto":
+        raise SettingError(f"start with method={plan.method!r}; a start goes with method='auto' only")
+    if basis.shape[-2] != n or not (rank or 1) <= basis.shape[-1] <= min(m, n):
+        raise SettingError(
+            f"start of shape {tuple(basis.shape)} for rank {rank} of a {m}x{n} matrix; use ({n}, k) with k from "
+            f"{rank or 1} to {min(m, n)}"
+        )
+
+
+def _total(A: Tensor) -> Tensor:
+    """Return ``||A||_F^2`` in float64; over the rows in A's own precision, whose errors then average out."""
+    return torch.linalg.vector_norm(A, dim=-1).double().square_().sum(dim=-1)
+
+
+def _is_safe(total: Tensor) -> bool:
+    """Whether everything is finite, and of a scale that needs no care; read where reading costs nothing."""
+    return total.device.type == "cpu" and all(SAFE[0] < value < SAFE[1] for value in total.reshape(-1).tolist())
+
+
+def _factors(
+    A: Tensor, rank: int | None, energy: float | None, total: Tensor, basis: Tensor | None, plan: _Plan
+) -> _Factors:
+    """Return factors that are wide enough for the rank or the share of energy."""
+    m, n = A.shape[-2:]
+    if basis is not None:
+        found = _from_left(A, orthonormal(A @ basis), "warm")
+        if energy is None or _reaches(found, energy, total):
+            return found
+    if m < n:
+        other = _factors(A.mT, rank, energy, total, None, plan)
+        return _Factors(other.V, other.S, other.U, other.method)
+    if rank is not None:
+        return _cold(A, _width(rank, plan.oversample, n), plan)
+    assert energy is not None
+    k = _width(-(-n // 8), plan.oversample, n)
+    while True:
+        found = _cold(A, k, plan)
+        if found.S.shape[-1] == n or _reaches(found, energy, total):
+            return found
+        k = min(2 * k, n)
+
+
+def _reaches(found: _Factors, energy: float, total: Tensor) -> bool:
+    return bool((found.S.double().square().sum(dim=-1) >= energy * total).all())
+
+
+def _width(rank: int, oversample: int, most: int) -> int:
+    """Return the columns to work with: products are up to 1.8 times as fast where they are a multiple of 8."""
+    wide = rank + oversample
+    down = wide // 8 * 8
+    return min(most, wide if not oversample else down if down >= rank + (oversample + 1) // 2 else down + 8)
+
+
+def _cold(A: Tensor, k: int, plan: _Plan) -> _Factors:
+    """Return k singular triplets of a tall matrix, of fewer where it has fewer columns."""
+    m, n = A.shape[-2:]
+    method = plan.method
+    if method == "auto":
+        method = "exact" if n <= SMALL or 2 * k >= n else "gram" if m >= TALL * n and GRAM * k >= n else "range"
+    if method == "exact":
+        U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+        return _Factors(U, S, Vh.mT, method)
+    if method == "gram":
+        Z = gram_basis(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
+        U, S, X = thin_svd((Z.mT @ A.mT).mT)
+        return _Factors(U, S, Z @ X, method)
+    Q = range_finder(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
+    return _from_left(A, Q, method)
+
+
+def _from_left(A: Tensor, Q: Tensor, method: str) -> _Factors:
+    """Return the singular value decomposition of ``Q Q^T A``."""
+    V, S, X = thin_svd((Q.mT @ A).mT)
+    return _Factors(Q @ X, S, V, method)
+
+
+def _cut(A: Tensor, found: _Factors, rank: int | None, energy: float | None, total: Tensor) -> Decomposition:
+    """Return the factors at their rank, with what they keep and leave."""
     if rank is None:
         assert energy is not None
-        rank = int(energy_rank(S, energy, total).max())
-    residual = S[..., rank:].double().square().sum(dim=-1)
-    share = torch.where(total > 0, 1 - residual / total.clamp_min(1e-300), torch.ones_like(total))
-    nan = torch.where(finite, 1.0, torch.nan).to(S.dtype)
+        rank = int(energy_rank(found.S, energy, total).max())
+    U, S, V = found.U[..., :rank], found.S[..., :rank], found.V[..., :rank]
+    left = (total - S.double().square().sum(dim=-1)).clamp_min(0)
+    close = left < CANCELS * torch.finfo(S.dtype).eps * total
+    if close.device.type != "cpu" or bool(close.any()):
+        left = torch.where(close, _total(A - (U * S.unsqueeze(-2)) @ V.mT), left)
+    share = torch.where(total > 0, 1 - left / total, 1.0).clamp_min(0)
     return Decomposition(
-        U=U[..., :rank] * nan[..., None, None],
-        S=S[..., :rank] * (scale * nan)[..., None],
-        V=V[..., :rank] * nan[..., None, None],
-        basis=V[..., : min(rank + oversample, V.shape[-1])],
-        energy=share.to(S.dtype) * nan,
-        residual=residual.sqrt().to(S.dtype) * scale * nan,
+        U=U,
+        S=S,
+        V=V,
+        basis=found.V,
+        energy=share.to(S.dtype),
+        residual=left.sqrt().to(S.dtype),
+        finite=torch.isfinite(total),
+        method=found.method,
+    )
+
+
+def _restored(found: Decomposition, scale: Tensor, finite: Tensor) -> Decomposition:
+    """Return the decomposition of a scaled matrix at the matrix's own scale; NaN where that was not finite."""
+    flag = torch.where(finite, 1.0, torch.nan).to(scale.dtype)
+    return replace(
+        found,
+        U=found.U * flag[..., None, None],
+        S=found.S * (scale * flag)[..., None],
+        V=found.V * flag[..., None, None],
+        energy=found.energy * flag,
+        residual=found.residual * scale * flag,
         finite=finite,
-        method="exact",
     )
