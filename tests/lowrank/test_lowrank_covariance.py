@@ -138,8 +138,8 @@ def test_names_that_lead_nowhere_are_refused() -> None:
         second_moments(net, ["head"], [drawn(4, 6)], net)
     with pytest.raises(SettingError, match="never run on these batches: 4"):
         second_moments(net, ["0", "4"], [drawn(4, 6)], net[0])
+    words = nn.Embedding(5, 3)
     with pytest.raises(SettingError, match="no floating tensor"):
-        words = nn.Embedding(5, 3)
         second_moments(words, [""], [torch.zeros(2, dtype=torch.long)], words)
     with pytest.raises(SettingError, match="only empty batches"):
         second_moments(net[0], [""], [drawn(0, 6)], net[0])

@@ -29,8 +29,9 @@ def second_moments(
     unfolded, (in x height x width). Summed up in float32 at least, also under autocast; padding counts as what it is
     in the batch. Fewer positions than inputs give a singular matrix. ``sum_over`` adds a tensor up over processes.
 
-    Raises: `NonFiniteError` naming the layers whose input is not finite, or too large to be squared; SettingError as
-    `look_at_inputs` does. Cost: the forward passes and in^2 products per position; in^2 values per layer.
+    Raises: `NonFiniteError` naming the layers whose input is not finite, or too large to be squared; SettingError for
+    layers that were never run, and as `look_at_inputs` does. Cost: the forward passes and in^2 products per position;
+    in^2 values per layer.
 
     >>> layer = nn.Linear(2, 1)
     >>> second_moments(layer, [""], [torch.tensor([[1.0, 0.0], [1.0, 2.0]])], layer)[""]
@@ -49,7 +50,10 @@ def second_moments(
         counts[name] += len(vectors)
 
     names = list(names)
-    look_at_inputs(model, names, batches, forward, add)
+    if never := look_at_inputs(model, names, batches, forward, add):
+        raise SettingError(
+            f"never run on these batches: {', '.join(never)}; leave them out, or give batches (and a forward) that do"
+        )
     moments = {}
     for name in names:
         count = sum_over(torch.tensor(float(counts[name]), dtype=torch.float64, device=sums[name].device))
