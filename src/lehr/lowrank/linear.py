@@ -57,8 +57,9 @@ class LowRankLinear(nn.Module):
         self.to(device=device, dtype=dtype)
 
     def _hold(self, pair: Pair, bias: Tensor | None) -> None:
-        self.U = nn.Parameter(pair.left)
-        self.V = nn.Parameter(pair.right)
+        # an SVD gives columns in a row; fused optimizers go through parameter and state by memory
+        self.U = nn.Parameter(pair.left.contiguous())
+        self.V = nn.Parameter(pair.right.contiguous())
         self.register_parameter("bias", None if bias is None else as_parameter(bias))
 
     @classmethod
