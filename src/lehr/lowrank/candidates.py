@@ -84,6 +84,7 @@ def candidates(
             _chosen(name, include, exclude)
             or _structure(model, name, layer)
             or _weight(name, layer, holders)
+            or ("hooks are on it, which another layer would not have" if has_hooks(layer) else None)
             or (None if frozen or layer.weight.requires_grad else "its weight is frozen")
             or (f"its smaller side is below min_size={min_size}" if min(shape) < min_size else None)
             or ends.get(name)
@@ -171,7 +172,7 @@ def _structure(model: nn.Module, name: str, layer: nn.Linear | nn.Conv2d) -> str
         return f"it is a {type(layer).__name__} with a forward of its own"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"it has {layer.groups} groups, each with a matrix of its own"
-    return "hooks are on it, which another layer would not have" if has_hooks(layer) else None
+    return None
 
 
 def _weight(name: str, layer: nn.Linear | nn.Conv2d, holders: dict[int, list[tuple[str, nn.Module]]]) -> str | None:
