@@ -32,6 +32,7 @@ MANY_ARGUMENTS = {
     "training/steps/eager.py:finish_latched": "the same",
     "run/sample.py:sample_text": "what `lehr sample` takes",
     "schedules/one_cycle.py:one_cycle": "the settings of the published policy",
+    "lowrank/factorize.py:factorize": "how, how well and from where are chosen apart",
     "run/resume.py:resume": "the arguments of `train`, and what may have changed",
     "lowrank/linear.py:__init__": "what an nn.Linear is made of, a rank and a generator",
     "lowrank/attention.py:forward": "the signature of nn.MultiheadAttention",

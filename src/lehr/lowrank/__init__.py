@@ -4,6 +4,7 @@ from lehr.lowrank.allocate import allocate, ranks_by_energy, ranks_by_ratio
 from lehr.lowrank.attention import SplitAttention
 from lehr.lowrank.balance import Balance, balanced_pair
 from lehr.lowrank.candidates import Candidate, candidates
+from lehr.lowrank.compensate import companion
 from lehr.lowrank.convolution import LowRankConv2d
 from lehr.lowrank.covariance import second_moments, weighted_spectrum
 from lehr.lowrank.decay import frobenius_decay, frobenius_decay_
@@ -32,6 +33,7 @@ __all__ = [
     "balanced_pair",
     "break_even",
     "candidates",
+    "companion",
     "described",
     "energy_rank",
     "exchange",

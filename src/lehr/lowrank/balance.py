@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lehr.base.errors import SettingError
 from lehr.base.tensors import in_full
-from lehr.lowrank.decomposition import Pair
+from lehr.lowrank.decomposition import Pair, truncated
 
 __all__ = ["Balance", "balanced_pair"]
 
@@ -53,13 +53,13 @@ def balanced_pair(A: Tensor, rank: int, *, balance: Balance = "none", covariance
         assert covariance is not None
         return _activation(matrix, rank, covariance)
     scale = _row_scale(matrix, balance)
-    left, right = _truncated(matrix / scale, rank)
+    left, right = truncated(matrix / scale, rank)
     return Pair(left * scale, right)
 
 
 def _row_scale(A: Tensor, balance: Balance) -> Tensor:
     if balance == "row_norm":
-        norms = torch.linalg.vector_norm(A, dim=1, keepdim=True)
+        norms: Tensor = torch.linalg.vector_norm(A, dim=1, keepdim=True)
         return norms.clamp_min(FLOOR * norms.square().mean().sqrt() + torch.finfo(A.dtype).tiny)
     if balance == "row_sum":
         sums = A.sum(dim=1, keepdim=True)
@@ -74,11 +74,5 @@ def _activation(A: Tensor, rank: int, covariance: Tensor) -> Pair:
     moment = covariance.double()
     damped = moment + DAMPING * moment.diagonal().mean() * torch.eye(n, dtype=torch.float64, device=moment.device)
     lower = torch.linalg.cholesky(damped)
-    left, right = _truncated(A.double() @ lower, rank)
+    left, right = truncated(A.double() @ lower, rank)
     return Pair(left.to(A.dtype), torch.linalg.solve_triangular(lower.mT, right, upper=True).to(A.dtype))
-
-
-def _truncated(A: Tensor, rank: int) -> Pair:
-    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
-    root = S[:rank].sqrt()
-    return Pair(U[:, :rank] * root, Vh[:rank].mT * root)

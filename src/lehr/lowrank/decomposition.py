@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Decomposition", "Pair"]
+__all__ = ["Decomposition", "Pair", "truncated"]
 
 
 class Pair(NamedTuple):
     """Two factors of a matrix: ``left @ right.mT``.
 
-    >>> import torch
     >>> pair = Pair(torch.ones(2, 1), torch.ones(3, 1)); (pair.left @ pair.right.mT).shape
     torch.Size([2, 3])
     """
@@ -28,7 +28,6 @@ class Pair(NamedTuple):
 class Decomposition:
     """``A ~ U diag(S) V^T``, of one matrix (m, n) or of a batch of them (..., m, n), with exact diagnostics.
 
-    >>> import torch
     >>> from lehr.lowrank.factorize import factorize
     >>> found = factorize(torch.diag(torch.tensor([4.0, 3.0, 0.0])), rank=1)
     >>> found.rank, round(found.S.item(), 4), round(found.energy.item(), 4), round(found.residual.item(), 4)
@@ -48,9 +47,9 @@ class Decomposition:
     residual: Tensor
     """``||A - U diag(S) V^T||_F`` (...)."""
     finite: Tensor
-    """Whether A was finite (...), bool; where not, the factors and diagnostics are NaN."""
+    """Whether A was finite (...), bool; where not, the factors and diagnostics are NaN, and the basis is not."""
     method: str
-    """How it was found: "exact", "gram" or "range"."""
+    """How it was found: "exact", "range", "gram" or "warm"."""
 
     @property
     def rank(self) -> int:
@@ -65,3 +64,14 @@ class Decomposition:
         """Return two factors with the singular values split evenly: ``U sqrt(S)`` and ``V sqrt(S)``."""
         root = self.S.sqrt().unsqueeze(-2)
         return Pair(self.U * root, self.V * root)
+
+
+def truncated(A: Tensor, rank: int) -> Pair:
+    """Return the best factors of a rank of a matrix (m, n), the singular values split evenly; by the exact SVD.
+
+    >>> pair = truncated(torch.diag(torch.tensor([2.0, 1.0])), 1); (pair.left @ pair.right.mT).sum().round(decimals=3)
+    tensor(2.)
+    """
+    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+    root = S[:rank].sqrt()
+    return Pair(U[:, :rank] * root, Vh[:rank].mT * root)

@@ -12,7 +12,7 @@ from lehr.base.errors import SettingError
 from lehr.base.tensors import in_full
 from lehr.lowrank.decomposition import Decomposition
 from lehr.lowrank.gram import gram_basis
-from lehr.lowrank.orthonormal import orthonormal, thin_svd
+from lehr.lowrank.orthonormal import graded_svd, orthonormal, thin_svd
 from lehr.lowrank.range_finder import range_finder
 from lehr.lowrank.sketch import Sketch
 from lehr.lowrank.spectrum import energy_rank
@@ -107,8 +107,13 @@ def factorize(
     scale = torch.where(finite & (largest > 0), largest, torch.ones_like(largest))
     scaled = torch.where(finite[..., None, None], full / scale[..., None, None], torch.zeros_like(full))
     total = _total(scaled)
-    found = _cut(scaled, _factors(scaled, rank, energy, total, basis, plan), rank, energy, total)
-    return _restored(found, scale, finite)
+    found = _restored(
+        _cut(scaled, _factors(scaled, rank, energy, total, basis, plan), rank, energy, total), scale, finite
+    )
+    if found.method != "warm":
+        return found
+    assert basis is not None  # what says nothing about directions leaves those of the start
+    return replace(found, basis=torch.where((total > 0)[..., None, None], found.basis, basis))
 
 
 def _check(A: Tensor, rank: int | None, energy: float | None, basis: Tensor | None, plan: _Plan) -> None:
@@ -141,7 +146,9 @@ def _check(A: Tensor, rank: int | None, energy: float | None, basis: Tensor | No
 
 def _total(A: Tensor) -> Tensor:
     """Return ``||A||_F^2`` in float64; over the rows in A's own precision, whose errors then average out."""
-    return torch.linalg.vector_norm(A, dim=-1).double().square_().sum(dim=-1)
+    rows = torch.linalg.vector_norm(A, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
+    return norm.square_()
 
 
 def _is_safe(total: Tensor) -> bool:
@@ -155,7 +162,9 @@ def _factors(
     """Return factors that are wide enough for the rank or the share of energy."""
     m, n = A.shape[-2:]
     if basis is not None:
-        found = _from_left(A, orthonormal(A @ basis), "warm")
+        Q = orthonormal((basis.mT @ A.mT).mT)
+        V, S, X = graded_svd((Q.mT @ A).mT)
+        found = _Factors(Q @ X, S, V, "warm")
         if energy is None or _reaches(found, energy, total):
             return found
     if m < n:
@@ -197,11 +206,6 @@ def _cold(A: Tensor, k: int, plan: _Plan) -> _Factors:
         U, S, X = thin_svd((Z.mT @ A.mT).mT)
         return _Factors(U, S, Z @ X, method)
     Q = range_finder(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
-    return _from_left(A, Q, method)
-
-
-def _from_left(A: Tensor, Q: Tensor, method: str) -> _Factors:
-    """Return the singular value decomposition of ``Q Q^T A``."""
     V, S, X = thin_svd((Q.mT @ A).mT)
     return _Factors(Q @ X, S, V, method)
 
@@ -212,17 +216,17 @@ def _cut(A: Tensor, found: _Factors, rank: int | None, energy: float | None, tot
         assert energy is not None
         rank = int(energy_rank(found.S, energy, total).max())
     U, S, V = found.U[..., :rank], found.S[..., :rank], found.V[..., :rank]
-    left = (total - S.double().square().sum(dim=-1)).clamp_min(0)
+    kept = torch.linalg.vector_norm(S, dim=-1, dtype=torch.float64)
+    left = torch.addcmul(total, kept, kept, value=-1).clamp_min_(0)
     close = left < CANCELS * torch.finfo(S.dtype).eps * total
     if close.device.type != "cpu" or bool(close.any()):
         left = torch.where(close, _total(A - (U * S.unsqueeze(-2)) @ V.mT), left)
-    share = torch.where(total > 0, 1 - left / total, 1.0).clamp_min(0)
     return Decomposition(
         U=U,
         S=S,
         V=V,
         basis=found.V,
-        energy=share.to(S.dtype),
+        energy=torch.where(total > 0, 1 - left / total, 1.0).to(S.dtype),
         residual=left.sqrt().to(S.dtype),
         finite=torch.isfinite(total),
         method=found.method,

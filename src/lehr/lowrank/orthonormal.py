@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lehr.base.seeds import address
+from lehr.base.seeds import generator
 
-__all__ = ["cholesky_qr2", "orthonormal", "thin_svd"]
+__all__ = ["cholesky_qr2", "graded_svd", "orthonormal", "thin_svd"]
 
-LEAST_RATIO = 1e-4
-"""The least ratio of singular values down to which the Gram matrix in float64 gives single precision its vectors."""
+ORTHONORMAL = 3e-6
+"""The largest entry of ``U^T U - I`` that counts as orthonormal in single precision."""
 
 
 def orthonormal(Y: Tensor) -> Tensor:
@@ -45,14 +45,13 @@ def cholesky_qr2(Y: Tensor) -> Tensor:
         exact: Tensor = torch.linalg.qr(Y).Q
         return exact
     wide = Y.double()
-    lengths = torch.linalg.vector_norm(wide, dim=-2, keepdim=True)
-    own = torch.Generator(Y.device).manual_seed(address(0, "perturbation"))
-    noise = torch.randn(Y.shape[-2:], generator=own, device=Y.device, dtype=torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(wide, dim=-2, keepdim=True)
+    noise = torch.randn(Y.shape[-2:], generator=generator(0, "perturbation"), dtype=torch.float64).to(Y.device)
     level = torch.finfo(Y.dtype).eps / Y.shape[-2] ** 0.5
-    basis = wide / lengths.clamp_min(torch.finfo(torch.float64).tiny) + level * noise
+    basis: Tensor = wide / lengths.clamp_min(torch.finfo(torch.float64).tiny) + level * noise
     for _ in range(2):
         basis = basis / torch.linalg.vector_norm(basis, dim=-2, keepdim=True)
-        upper = torch.linalg.cholesky_ex(basis.mT @ basis, upper=True).L
+        upper: Tensor = torch.linalg.cholesky_ex(basis.mT @ basis, upper=True).L
         basis = torch.linalg.solve_triangular(upper, basis, upper=True, left=False)
     return basis.to(Y.dtype)
 
@@ -70,3 +69,24 @@ def thin_svd(Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Q, R = torch.linalg.qr(Y)
     U, S, Vh = torch.linalg.svd(R)
     return Q @ U, S, Vh.mT
+
+
+def graded_svd(Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `thin_svd` of columns that are nearly sorted and orthogonal already, as a warm start leaves them.
+
+    By the eigenvectors of ``Y^T Y`` in float64, in two thirds of the time. The product with them cancels where the
+    columns are not sorted, so its orthonormality is looked at, on the CPU where that costs little, and `thin_svd`
+    does it otherwise.
+
+    >>> U, S, X = graded_svd(torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])); S
+    tensor([3., 2.])
+    """
+    if Y.device.type == "cpu" and Y.dtype == torch.float32:
+        wide = Y.double()
+        squares, vectors = torch.linalg.eigh(wide.mT @ wide)
+        S, X = squares.flip(-1).sqrt_().float(), vectors.flip(-1).float()
+        U = Y @ (X / S.unsqueeze(-2))
+        off = (U.mT @ U).sub_(torch.eye(U.shape[-1])).abs_().amax()
+        if bool(off < ORTHONORMAL):  # false of NaN too, from a square that rounding made negative
+            return U, S, X
+    return thin_svd(Y)

@@ -20,7 +20,7 @@ def stable_rank(A: Tensor) -> Tensor:
     >>> round(stable_rank(torch.diag(torch.tensor([2.0, 1.0]))).item(), 4)
     1.25
     """
-    values = torch.linalg.svdvals(in_full(A))
+    values: Tensor = torch.linalg.svdvals(in_full(A))
     shares = values / values[..., :1].clamp_min(torch.finfo(values.dtype).tiny)
     return shares.square().sum(dim=-1)
 
