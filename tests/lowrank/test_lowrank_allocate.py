@@ -115,6 +115,13 @@ def test_everything_stays_dense_under_a_budget_of_one() -> None:
     assert allocate({}, {}, budget=0.5) == {}
 
 
+def test_a_layer_of_zeros_says_nothing_and_stays_dense() -> None:
+    shapes, spectra = dict.fromkeys("ab", (64, 64)), {"a": torch.zeros(64), "b": spectrum(64, 1.5)}
+    ranks = allocate(spectra, shapes, budget=0.7)
+    assert ranks["a"] is None and ranks["b"] is not None
+    assert ranks_by_energy(spectra, shapes, energy=0.9)["a"] is None
+
+
 def test_a_budget_that_cannot_be_met_names_the_least() -> None:
     shapes = {"a": (64, 64), "small": (8, 8)}
     spectra = {"a": spectrum(64, 1.0), "small": spectrum(8, 1.0)}
@@ -132,6 +139,7 @@ def test_spectra_that_say_too_little_are_refused(S: Tensor, said: str) -> None:
         ranks_by_energy({"a": S}, {"a": (8, 16)})
 
 
+@settings(deadline=None)
 @given(st.floats(0.3, 2.5), st.floats(0.5, 0.99), st.sampled_from([1, 8, 16]))
 def test_ranks_by_energy_keep_it(decay: float, energy: float, multiple: int) -> None:
     S = spectrum(96, decay)

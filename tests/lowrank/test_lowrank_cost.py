@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,12 +48,14 @@ def test_operations_are_what_torch_counts(m: int, n: int, tokens: int, rank: int
     assert backward == 2 * forward
 
 
+@settings(deadline=None)
 @given(sizes, sizes, st.integers(1, 64))
 def test_break_even_is_where_factors_stop_saving(m: int, n: int, rank: int) -> None:
     saves = parameters(m, n, rank) < parameters(m, n)
     assert saves == (rank < break_even(m, n)) == (sum(flops(m, n, 9, rank)) < sum(flops(m, n, 9)))
 
 
+@settings(deadline=None)
 @given(sizes, sizes, st.floats(0.01, 0.99))
 def test_the_highest_rank_is_under_the_cap_and_the_next_is_not(m: int, n: int, cap: float) -> None:
     rank = highest(m, n, cap)
@@ -91,6 +93,7 @@ def test_the_guides_selective_plan() -> None:
     assert after / whole == pytest.approx(0.81, abs=0.005)  # mostly the embedding, which stays
 
 
+@settings(deadline=None)
 @given(st.floats(0.5, 5000), st.sampled_from([None, 1, 8, 16, 64]), st.booleans())
 def test_rounding(rank: float, multiple: int | None, up: bool) -> None:
     near = rounded(rank, multiple, up=up)
@@ -111,6 +114,7 @@ def test_ratios_and_multiples_that_make_no_sense_are_refused() -> None:
         rounded(5, 0)
 
 
+@settings(deadline=None)
 @given(st.integers(8, 512), st.integers(8, 512), st.integers(1, 4096))
 def test_the_model_grows_with_the_rank_and_never_promises_more_than_the_operations(m: int, n: int, tokens: int) -> None:
     ranks = range(1, int(break_even(m, n)), 8)

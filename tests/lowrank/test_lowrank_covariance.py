@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -74,6 +74,7 @@ def test_positions_of_sequences_and_keyword_arguments_count() -> None:
     assert torch.allclose(second_moments(net, ["layer"], [x], net)["layer"], flat.T @ flat / 15, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([(3, 1, 1, 1), (3, 2, 1, 1), ((3, 2), 1, (1, 0), 1), (2, (2, 1), 0, 2), (3, 1, "same", 1)]),
     st.sampled_from(["zeros", "reflect", "circular"]),

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,6 +30,7 @@ def factors(m: int, n: int, r: int, seed: int = 0, spread: float = 1.0) -> tuple
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12)).map(lambda s: (*s[:2], min(s)))
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(0, 99))
 def test_turning_keeps_the_product_and_orders_the_columns(size: tuple[int, int, int], seed: int) -> None:
     U, V = factors(*size, seed)
@@ -42,6 +43,7 @@ def test_turning_keeps_the_product_and_orders_the_columns(size: tuple[int, int, 
         assert torch.allclose(factor.T @ factor, torch.diag(spectrum), atol=1e-9)
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(0, 99))
 def test_the_transformations_lead_from_the_old_factors_to_the_new(size: tuple[int, int, int], seed: int) -> None:
     U, V = factors(*size, seed)
@@ -87,6 +89,7 @@ def test_shrinking_loses_the_energy_of_the_tail_and_nothing_else(rank: int) -> N
     assert torch.allclose(U @ less.T_u, less.U) and torch.allclose(V @ less.T_v, less.V)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(1, 5))
 def test_cutting_off_unordered_columns_loses_more(seed: int, rank: int) -> None:
     """The guide's dynamic rank takes the first columns of factors whose columns have no order."""
@@ -229,6 +232,7 @@ def test_levels_by_time() -> None:
             level(0, bad)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.sampled_from([16, 32, 64, 128]))
 def test_levels_by_energy_do_not_swing(needed: int, current: int) -> None:
     """A change moves one step at most, and is not taken back while the need stays what it was."""

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lehr.base.errors import SettingError
@@ -29,6 +29,7 @@ def test_what_swings_or_is_not_known_has_not_settled() -> None:
     assert not settled({}, window=3, tolerance=0.02)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1, 500), min_size=3, max_size=8), st.floats(1e-6, 1e6))
 def test_the_scale_of_the_ranks_does_not_matter(values: list[float], factor: float) -> None:
     near = max(values[-3:]) - min(values[-3:]) - 0.05 * sum(values[-3:]) / 3

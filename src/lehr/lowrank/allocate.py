@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lehr.base.errors import SettingError
@@ -58,7 +57,8 @@ def allocate(
     Raises SettingError for a spectrum that is incomplete or not finite, and a budget that not even the lowest ranks
     meet, naming the lowest that can be met.
 
-    >>> spectra = {"a": torch.tensor([4.0, 0.1, 0.1, 0.1] + 60 * [0.1]), "b": torch.ones(64)}
+    >>> import torch
+    >>> spectra = {"a": torch.tensor([4.0] + 63 * [0.1]), "b": torch.ones(64)}
     >>> allocate(spectra, {"a": (64, 64), "b": (64, 64)}, budget=0.7)
     {'a': 8, 'b': None}
     """
@@ -107,13 +107,16 @@ def _parts(cost: float, extra: float) -> int:
 def options(
     spectrum: Tensor, shape: tuple[int, int], *, tokens: float = 1, multiple: int = 8, cap: float = 0.7
 ) -> list[Option]:
-    """Return what can be done with a layer, from the cheapest to dense.
+    """Return what can be done with a layer, from the cheapest to dense; of zeros, as before training, only dense.
 
+    >>> import torch
     >>> [(option.rank, round(option.energy, 2)) for option in options(torch.ones(32), (32, 32))]
     [(8, 0.25), (None, 1.0)]
     """
     energy = spectrum.double().square().cumsum(0)
-    shares = (energy / energy[-1] if energy[-1] > 0 else torch.ones_like(energy)).tolist()
+    if not energy[-1] > 0:
+        return [Option(tokens * parameters(*shape), 1.0, None)]
+    shares = (energy / energy[-1]).tolist()
     ranks = range(rounded(1, multiple), highest(*shape, cap) + 1, multiple)
     factored = [Option(tokens * parameters(*shape, rank), shares[rank - 1], rank) for rank in ranks]
     return [*factored, Option(tokens * parameters(*shape), 1.0, None)]
@@ -124,11 +127,18 @@ def ranks_by_energy(
 ) -> Ranks:
     """Return for each layer the lowest rank that keeps a share of its energy, rounded up; None where over the cap.
 
+    None, too, for a layer of zeros, which says nothing about its rank.
+
+    >>> import torch
     >>> ranks_by_energy({"a": torch.tensor([9.0] + 63 * [0.1]), "b": torch.ones(64)}, {"a": (64, 64), "b": (64, 64)})
     {'a': 8, 'b': None}
     """
-    needed = {name: int(energy_rank(spectrum, energy)) for name, spectrum in _checked(spectra, shapes).items()}
-    return {name: _capped(rounded(rank, multiple, up=True), shapes[name], cap) for name, rank in needed.items()}
+    return {
+        name: _capped(rounded(int(energy_rank(spectrum, energy)), multiple, up=True), shapes[name], cap)
+        if spectrum.any()
+        else None
+        for name, spectrum in _checked(spectra, shapes).items()
+    }
 
 
 def ranks_by_ratio(shapes: Shapes, *, ratio: float, multiple: int = 8, cap: float = 0.7) -> Ranks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -56,8 +56,10 @@ def look_at_inputs(
         if not isinstance(given, Tensor) or not given.is_floating_point():
             raise SettingError(f"layer {name!r} ({type(module).__name__}) gets no floating tensor; leave it out")
         run.add(name)
+        kind = given.device.type
         # half precision is for the model; what is measured on it is not
-        with torch.autocast(given.device.type, enabled=False):
+        full = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with full:
             look(name, module, given.detach())
 
     with isolated_global_generators(), evaluation_mode(model), _hooked({name: modules[name] for name in names}, see):

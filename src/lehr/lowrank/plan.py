@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +24,8 @@ from lehr.lowrank.covariance import second_moments, weighted_spectrum
 from lehr.lowrank.inputs import Forward, look_at_inputs, positions
 
 __all__ = ["Plan", "PlannedLayer", "Selective", "plan"]
+
+Timed = Callable[[int, int, int, int], Gain | None]
 
 
 class Selective(Settings):
@@ -183,7 +186,7 @@ def plan(
 
     A layer is chosen when its expected gain, forward and backward, at its rank and its number of positions is over
     ``selective.margin``: by a model of costs of a CPU thread, or with ``measure`` by timing it here, also the figures
-    of the model. A threshold on out x in says nothing of that: with few positions, two thin products lose to one.
+    of the model. A threshold on out x in says nothing of that: two thin products lose to one where calls take the time.
     Layers that a rule of `candidates` keeps (embeddings, tied and small ones, the first and the last) are listed with
     their reason; ``found`` is the result of a call of it with other settings.
 
@@ -216,10 +219,15 @@ def plan(
     ranks = _ranks(model, shapes, tokens, selective, (batches, run))
     like = next(model.parameters(), torch.empty(0)).detach()
     machine = Machine.measured(like) if selective.measure else Machine()
+
+    @functools.cache  # many layers are of one size
+    def timed(m: int, n: int, rank: int, tokens: int) -> Gain | None:
+        return measured_gain(m, n, rank, tokens, like=like) if selective.measure else None
+
     if selective.measure and step_seconds is None:
         step_seconds = 3 * _forward_seconds(model, batches, run)
     return Plan(
-        layers=tuple(_planned(candidate, tokens, ranks, selective, machine, like) for candidate in found),
+        layers=tuple(_planned(c, tokens.get(c.name, 0.0), ranks.get(c.name), selective, machine, timed) for c in found),
         model_parameters=sum(parameter.numel() for parameter in model.parameters()),
         machine=machine,
         step_seconds=step_seconds,
@@ -245,31 +253,30 @@ def _ranks(
 
 
 def _planned(
-    candidate: Candidate,
-    tokens: dict[str, float],
-    ranks: Ranks,
-    selective: Selective,
-    machine: Machine,
-    like: Tensor,
+    candidate: Candidate, tokens: float, rank: int | None, selective: Selective, machine: Machine, timed: Timed
 ) -> PlannedLayer:
-    name, shape = candidate.name, candidate.shape
+    def layer(reason: str | None, modelled: float | None = None, measured: Gain | None = None) -> PlannedLayer:
+        return PlannedLayer(
+            name=candidate.name,
+            shape=candidate.shape,
+            tokens=tokens,
+            rank=rank,
+            modelled=modelled,
+            measured=measured,
+            reason=reason,
+        )
+
     if candidate.reason is not None:
-        return PlannedLayer(name=name, shape=shape, reason=candidate.reason)
-    if name not in tokens:
-        return PlannedLayer(name=name, shape=shape, reason="it was never run on these batches")
-    rank, positions = ranks[name], max(1, round(tokens[name]))
+        return layer(candidate.reason)
+    if not tokens:
+        return layer("it was never run on these batches")
     if rank is None:
-        why = f"the rank that it needs is over {selective.cap:g} of the break-even rank"
-        return PlannedLayer(name=name, shape=shape, tokens=tokens[name], reason=why)
-    modelled = modelled_gain(*shape, rank, positions, machine=machine)
-    timed = measured_gain(*shape, rank, positions, like=like) if selective.measure else None
-    gain = timed.median if timed else modelled
-    reason = (
-        None if gain > selective.margin else f"{gain:.2f} times as fast is no more than margin={selective.margin:g}"
-    )
-    return PlannedLayer(
-        name=name, shape=shape, tokens=tokens[name], rank=rank, modelled=modelled, measured=timed, reason=reason
-    )
+        return layer(f"no rank up to {selective.cap:g} of the break-even rank keeps enough of it")
+    sizes = (*candidate.shape, rank, max(1, round(tokens)))
+    modelled, measured = modelled_gain(*sizes, machine=machine), timed(*sizes)
+    gain = measured.median if measured else modelled
+    slow = None if gain > selective.margin else f"{gain:.2f} times as fast is not over margin={selective.margin:g}"
+    return layer(slow, modelled, measured)
 
 
 def _forward_seconds(model: nn.Module, batches: list[Batch], forward: Forward) -> float:
