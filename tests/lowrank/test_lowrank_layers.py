@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lehr.base.errors import SettingError
 from lehr.base.seeds import generator
-from lehr.lowrank import FourTensorLinear, LoRALinear, LowRankConv2d, LowRankLinear, Pair
+from lehr.lowrank import FourTensorLinear, LoRALinear, LowRankConv2d, LowRankLinear, Pair, balanced_pair
 from lehr.lowrank.linear import default_linear, linear_of, trainable
 
 MAKERS = {
@@ -259,6 +259,14 @@ def test_weights_without_rank_still_train(kind: type[LowRankLinear], weight: Ten
         (layer(x) - target).square().mean().backward()
         optimizer.step()
     assert torch.linalg.svdvals(layer.weight.detach())[3] > 0.1, "all four directions are in use"
+
+
+def test_directions_of_rounding_alone_are_dead() -> None:
+    weight = draw(30, 5) @ draw(5, 20, seed=1)
+    pair = trainable(balanced_pair(weight, 12))
+    assert (pair.left.norm(dim=0) == 0).tolist() == [False] * 5 + [True] * 7
+    assert torch.allclose(pair.left @ pair.right.T, weight, atol=1e-5 * weight.norm().item())
+    assert (pair.right.norm(dim=0) > 0.1).all()
 
 
 def test_trainable_keeps_the_product_and_evens_the_columns() -> None:

@@ -203,7 +203,8 @@ def trainable(pair: Pair) -> Pair:
     """
     left_norm, right_norm = (torch.linalg.vector_norm(factor, dim=0) for factor in pair)
     size = left_norm.sqrt() * right_norm.sqrt()
-    dead = size <= torch.finfo(size.dtype).eps * size.max()
+    # size² is the singular value; what rounding leaves of a zero is a few eps of the largest
+    dead = size <= math.sqrt(10 * torch.finfo(size.dtype).eps) * size.max()
     n, r = pair.right.shape
     bound = 1 / math.sqrt(n)
     draws = torch.empty(n, r).uniform_(-bound, bound, generator=generator_of(0, "low rank", n, r)).to(pair.right)
