@@ -21,6 +21,7 @@ from lehr.base.protocols import Batch, Change, Method, MethodSettings, Place, Ru
 from lehr.base.settings import override, plain
 from lehr.run.recipe import Evaluate, Recipe, Save, Track
 from lehr.training.methods import METHODS
+from lehr.training.structure import Structure
 
 STEPS, SAVED = 12, 3
 CASES: dict[str, dict[str, Any]] = {
@@ -29,6 +30,10 @@ CASES: dict[str, dict[str, Any]] = {
     "cutmix": {"classes": 3},
     "clip_by_value": {"limit": 0.01},
     "gradual_unfreezing": {"every": 5},
+    "stabilize_gradients": {"min_size": 2},
+    "progressive_lowrank": {"at": 5, "ratio": 0.25, "layers": ["hidden"], "batches": 2, "allowed": 9.0},
+    "dynamic_lowrank": {"levels": [[0, 0.5], [5, 0.25], [8, 0.5]], "layers": ["hidden"], "batches": 2},
+    "lora": {"rank": 2, "layers": ["hidden", "last"], "train": ["conv.*"]},
 }
 """What a row needs on this small run, beside its defaults."""
 ROWS = pytest.mark.parametrize("name", list(METHODS))
@@ -184,7 +189,12 @@ def test_declares_its_changes(name: str) -> None:
 def context() -> RunContext:
     model = Net([])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return RunContext(model=model, run=RunLength(100, steps_per_epoch=4), optimizers=[optimizer])
+    return RunContext(
+        model=model,
+        run=RunLength(100, steps_per_epoch=4),
+        optimizers=[optimizer],
+        structure=Structure(model, [optimizer]),
+    )
 
 
 @ROWS

@@ -52,6 +52,10 @@ class EMA:
         self._held.towards(1 - decay)
         self.updates += 1
 
+    def take_hold(self) -> None:
+        """Go on with the parameters as the model now has them; the averages of new ones begin with their values."""
+        self._held.take_hold()
+
     def put_in(self) -> contextlib.AbstractContextManager[None]:
         """Let the model have the averaged weights within a block."""
         return self._held.put_in()

@@ -27,8 +27,18 @@ class HeldWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
+        self._model = model
+        self._parameters = _named(model)
         self.values = [in_full(p).clone() for p in self.live]
+
+    def take_hold(self) -> None:
+        """Take hold of the parameters as the model now has them; new ones begin with their own values."""
+        held = dict(zip(self._parameters, self.values, strict=True))
+        self._parameters = _named(self._model)
+        self.values = [
+            held[name] if name in held and held[name].shape == p.shape else in_full(p.detach()).clone()
+            for name, p in self._parameters.items()
+        ]
 
     @property
     def live(self) -> list[Tensor]:
@@ -62,3 +72,7 @@ class HeldWeights:
             raise CheckpointError(f"the averaged weights do not fit this model; they differ in {differ[:5]}")
         for value, name in zip(self.values, self._parameters, strict=True):
             value.copy_(state[name])
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}

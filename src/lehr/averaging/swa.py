@@ -38,6 +38,10 @@ class SWA:
         self.taken += 1
         self._held.towards(1 / self.taken)
 
+    def take_hold(self) -> None:
+        """Go on with the parameters as the model now has them; the averages of new ones begin with their values."""
+        self._held.take_hold()
+
     def put_in(self) -> contextlib.AbstractContextManager[None]:
         """Let the model have the averaged weights within a block; its own as long as none were taken."""
         return self._held.put_in() if self.taken else contextlib.nullcontext()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from lehr.base.durations import RunLength
+from lehr.base.errors import SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,8 @@ __all__ = [
     "Averaged",
     "Batch",
     "Change",
+    "Exchanges",
+    "FixedLayers",
     "Loader",
     "Method",
     "MethodSettings",
@@ -34,7 +37,7 @@ Batch: TypeAlias = Any
 Record: TypeAlias = dict[str, Any]
 """One line of metrics.jsonl: ``step``, ``split``, ``loss`` and what else applies; plain numbers and texts."""
 
-Change = Literal["batch", "loss", "gradients", "model"]
+Change = Literal["batch", "loss", "gradients", "rate", "model", "layers"]
 
 
 @runtime_checkable
@@ -110,8 +113,68 @@ class Method:
     def grads_ready(self, model: nn.Module, place: Place) -> None:
         """Change the gradients in place, after normalization, clipping and the finite check (declare "gradients")."""
 
+    def rate_ready(self, factor: float, place: Place) -> float:
+        """Return the factor on the rates of this update, which the schedule gave as ``factor`` (declare "rate")."""
+        return factor
+
     def step_end(self, model: nn.Module, place: Place) -> None:
-        """Change the model after an applied update (declare "model")."""
+        """Change the model after an applied update (declare "model"); its layers through `RunContext.structure`."""
+
+
+class Exchanges(Protocol):
+    """What exchanges layers of a model in training: `lehr.training.structure.Structure`."""
+
+    def change(self, by: str) -> None:
+        """Announce the method that will exchange layers."""
+
+    def hold(self, by: str) -> None:
+        """Announce what holds parameters for the whole run."""
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Train these parameters no longer, and leave them out of checkpoints."""
+
+    def follow(self, call: Callable[[], None]) -> None:
+        """Have ``call()`` made after each exchange."""
+
+    def put(
+        self,
+        layers: Mapping[str, nn.Module],
+        states: Mapping[str, dict[str, Any]] | None = None,
+        *,
+        frobenius: bool = False,
+    ) -> None:
+        """Put each module in the place of the one of that name."""
+
+
+class FixedLayers:
+    """Stands for `Exchanges` where nothing exchanges layers.
+
+    >>> FixedLayers().hold("anything")
+    """
+
+    def change(self, by: str) -> None:
+        """Refuse: there is no run."""
+        raise SettingError(f"{by} exchanges layers of the model, which needs a run: give it in Recipe(methods=[...])")
+
+    def hold(self, by: str) -> None:
+        """Nothing will be exchanged."""
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Refuse."""
+        raise SettingError(f"nothing is trained here, so {len(names)} parameters cannot be frozen")
+
+    def follow(self, call: Callable[[], None]) -> None:
+        """Nothing will be exchanged."""
+
+    def put(
+        self,
+        layers: Mapping[str, nn.Module],
+        states: Mapping[str, dict[str, Any]] | None = None,
+        *,
+        frobenius: bool = False,
+    ) -> None:
+        """Refuse."""
+        raise SettingError(f"no layer is exchanged here, so neither is {', '.join(layers)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +184,8 @@ class RunContext:
     model: nn.Module
     run: RunLength
     optimizers: Sequence[torch.optim.Optimizer] = ()
+    structure: Exchanges = field(default_factory=FixedLayers)
+    """Through which a method exchanges layers of the model, and hears of it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is known about the data, such as ``num_classes``."""
     seed: int = 0

@@ -41,7 +41,7 @@ class NamedState:
 
     def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.model, self.optimizers = model, optimizers
-        self._made = [copy.deepcopy(_plain(group)) for group in self._groups()]
+        self._made = {id(group): copy.deepcopy(_plain(group)) for group in self._groups()}
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups if group["params"]]
@@ -60,12 +60,13 @@ class NamedState:
         parameters = self._parameters()
         state = {name: dict(optimizer.state.get(p, {})) for name, (optimizer, _, p) in parameters.items()}
         name_of = {parameter: name for name, (*_, parameter) in parameters.items()}
-        groups = {
-            name_of[group["params"][0]]: changed
-            for group, made in zip(self._groups(), self._made, strict=True)
-            if (changed := {k: v for k, v in _plain(group).items() if k not in made or not _same(v, made[k])})
-        }
+        groups = {name_of[group["params"][0]]: changed for group in self._groups() if (changed := self._changed(group))}
         return state | {GROUPS: groups} if groups else state
+
+    def _changed(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return what is not as it was when the group was made; all of it, of a group that has come later."""
+        made = self._made.get(id(group), {})
+        return {k: v for k, v in _plain(group).items() if k not in made or not _same(v, made[k])}
 
     def load_state_dict(self, saved: Mapping[str, Mapping[str, Any]], /) -> None:
         """Put each state to the parameter of its name; a missing, an extra or a misshapen one is an error."""
@@ -96,7 +97,7 @@ class NamedState:
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a parameter group that can be state: numbers and tensors, but for what a schedule sets."""
-    set_from_outside = {"params", "lr", "momentum"}
+    set_from_outside = {"params", "lr", "initial_lr", "momentum"}
     return {k: v for k, v in group.items() if k not in set_from_outside and isinstance(v, int | float | Tensor)}
 
 
@@ -114,6 +115,8 @@ def _fits(value: Any, key: str, optimizer: torch.optim.Optimizer, parameter: Ten
 
 def _placed(value: Any, parameter: Tensor, group: Mapping[str, Any]) -> Any:
     """Return a loaded value on its parameter's device; counters (0-d) are there for fused and capturable steps only."""
+    if isinstance(value, Mapping):
+        return {key: _placed(inner, parameter, group) for key, inner in value.items()}
     if not isinstance(value, Tensor):
         return value
     with_parameter = value.ndim > 0 or group.get("fused") or group.get("capturable")

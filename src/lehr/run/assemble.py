@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from lehr.training.compiled import CompileWatch
 from lehr.training.evaluate import check_metrics, evaluate, evaluate_averages
 from lehr.training.events import Listeners
 from lehr.training.loop import Loop
+from lehr.training.methods.lora import LoRA
 from lehr.training.precision import autocast, scaler, warn_of_low_precision_weights
 from lehr.training.records import TrainingRecords
 from lehr.training.scores import Scores
@@ -52,6 +54,7 @@ from lehr.training.state import ModelState, TrainedWeights
 from lehr.training.steps.eager import EagerStep
 from lehr.training.steps.latch import Latch, can_mask
 from lehr.training.stopping import Stopping
+from lehr.training.structure import Structure
 from lehr.training.trouble import Trouble
 from lehr.training.untrained import Untrained
 from lehr.training.window import Window
@@ -101,7 +104,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     model = build_model(recipe, splits).to(device)
     materialize(recipe, model, loader)
     weights_line = None
-    if recipe.weights and not (store and store.paths()):  # a run that is gone on with has its own
+    begun = bool(store and store.paths())  # a run that is gone on with has its own, but for what LoRA leaves out
+    if recipe.weights and not (begun and not any(isinstance(method, LoRA) for method in recipe.methods)):
         path = _weights(recipe.weights() if callable(recipe.weights) else recipe.weights)
         weights_line = load_weights(model, path, allow=recipe.weights_allow, leave=recipe.weights_leave)
     warn_of_low_precision_weights(model)
@@ -112,6 +116,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     optimizers = as_optimizers(built, type(recipe.optim).__name__)
     schedule = resolve_schedule(recipe, run)
     momentum = resolve_momentum(recipe, run, optimizers)
+    structure = Structure(model, optimizers)
     watchers = resolve_watchers(recipe, schedule, optimizers, splits)
     cast = autocast(recipe.precision, device.type)
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
@@ -124,6 +129,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         model=model,
         run=run,
         optimizers=optimizers,
+        structure=structure,
         facts=splits.facts,
         seed=recipe.seed,
         rank=ranks.rank,
@@ -159,13 +165,17 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
         latch=_latch(recipe, device, optimizers, listeners, loader),
         untrained=Untrained(model, optimizers),
     )
+    structure.follow(update.take_hold)
+    if ranks.world > 1:
+        structure.follow(functools.partial(_share_anew, update, called))
     clock, window = Clock(), Window()
     scores = Scores(monitor=monitor, goal=goal)
     validate = _validation(recipe, splits, called, metrics, averages, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
     in_place = [average for average in averages if not average.prefix]
     parts: dict[str, Stateful] = {
-        "model": ModelState(model, in_place),
+        **({"structure": structure} if structure.changes else {}),  # first: the others have to fit it
+        "model": ModelState(model, in_place, structure.left_out),
         **({"trained": TrainedWeights(model)} if in_place else {}),
         "optimizer": NamedState(model, optimizers),
         "loader": loader,
@@ -287,6 +297,13 @@ def build_model(recipe: Recipe, splits: Splits) -> nn.Module:
     if not any(p.requires_grad for p in model.parameters()):
         raise SettingError(f"{type(model).__name__} has no parameter to train")
     return model
+
+
+def _share_anew(update: EagerStep, called: nn.Module) -> None:
+    """Share the gradients of the parameters as they now are."""
+    update.called = called  # the old wrapper lets go of the parameters before the new one takes hold of them
+    gc.collect()
+    update.called = share_gradients(called, update.ranks, update.device)
 
 
 def counts_tokens(objective: Objective) -> bool:

@@ -30,6 +30,7 @@ from lehr.training.evaluate import check_metrics, evaluate, evaluate_averages, p
 from lehr.training.events import Listeners
 from lehr.training.precision import autocast
 from lehr.training.state import ModelState
+from lehr.training.structure import rebuild
 
 __all__ = ["Measure", "OpenedRun", "open_run", "open_snapshots"]
 
@@ -126,7 +127,8 @@ def _opened(folder: RunFolder, saved: Mapping[str, Any], made: Recipe, found: Fo
     model = build_model(made, Splits(train=None, facts=saved["facts"]))
     store = CheckpointStore(folder.checkpoints)
     state = store.read(found)
-    ModelState(model).load_state_dict(state["model"])
+    left_out = rebuild(model, state.get("structure", {}))
+    ModelState(model, left_out=lambda: left_out).load_state_dict(state["model"])
     model.to(device).eval()
     averages = _averages(made, model, state, saved, device)
     return OpenedRun(recipe=made, facts=saved["facts"], model=model, step=found.step, device=device, averages=averages)

@@ -21,6 +21,7 @@ class Event(enum.Enum):
     BATCH_READY = "batch_ready"
     LOSS_READY = "loss_ready"
     GRADS_READY = "grads_ready"
+    RATE_READY = "rate_ready"
     STEP_END = "step_end"
     LOGGED = "logged"
     EVAL_START = "eval_start"
@@ -38,6 +39,7 @@ _NEEDS = {
     "batch_ready": "batch",
     "loss_ready": "loss",
     "grads_ready": "gradients",
+    "rate_ready": "rate",
     "step_end": "model",
 }
 
@@ -60,6 +62,7 @@ class Listeners:
         self.batch_ready = _overriding(methods, Method, "batch_ready")
         self.loss_ready = _overriding(methods, Method, "loss_ready")
         self.grads_ready = _overriding(methods, Method, "grads_ready")
+        self.rate_ready = _overriding(methods, Method, "rate_ready")
         self.model_changes = _overriding(methods, Method, "step_end")
         observers = [g for g in given if isinstance(g, Observer)]
         self._observers = {
@@ -67,7 +70,7 @@ class Listeners:
             for event in Event
             if hasattr(Observer, event.value)
         }
-        each_step = (self.batch_ready, self.loss_ready, self.grads_ready, self.model_changes)
+        each_step = (self.batch_ready, self.loss_ready, self.grads_ready, self.rate_ready, self.model_changes)
         self.need_place = any(each_step) or bool(self._observers[Event.STEP_END])
         self.stop_asked: str | None = None
 

@@ -8,7 +8,8 @@
             backward(total)
         normalize by the count over all microbatches and ranks; unscale; check finite; clip once
                                                           # GRADS_READY   methods may change gradients
-        set rates from schedule(step); update             # the clock moves only when the update was applied
+        set rates from schedule(step)                     # RATE_READY    methods may change the factor
+        update                                            # the clock moves only when the update was applied
         step += 1                                         # STEP_END      observers; methods may change the model
         record if due                                     # LOGGED
         evaluate if due                                   # EVAL_START EVAL_END

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,20 @@ class ModelState:
     it here too: the model of a checkpoint is the one that was measured.
     """
 
-    def __init__(self, model: nn.Module, in_place: Sequence[Averaged] = ()) -> None:
-        self._model, self._in_place = model, in_place
+    def __init__(
+        self,
+        model: nn.Module,
+        in_place: Sequence[Averaged] = (),
+        left_out: Callable[[], Sequence[str]] = lambda: (),
+    ) -> None:
+        self._model, self._in_place, self._left_out = model, in_place, left_out
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the model's own state, under its own names."""
+        """Return the model's own state, under its own names, but for what is left out."""
+        left_out = set(self._left_out())
+        return {name: value for name, value in self._everything().items() if name not in left_out}
+
+    def _everything(self) -> dict[str, Any]:
         if not self._in_place:
             return dict(self._model.state_dict())
         with contextlib.ExitStack() as stack:
@@ -36,9 +45,10 @@ class ModelState:
             return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Set it; every name must fit."""
+        """Set it; every name must fit, and what is left out stays as the model has it."""
+        own = self._model.state_dict()
         try:
-            self._model.load_state_dict(dict(state), strict=True)
+            self._model.load_state_dict({name: own[name] for name in self._left_out()} | dict(state), strict=True)
         except RuntimeError as error:
             raise CheckpointError(f"the checkpoint does not fit the model: {error}") from None
 

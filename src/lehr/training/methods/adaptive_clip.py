@@ -28,6 +28,7 @@ class AdaptiveGradientClipping(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        context.structure.hold("adaptive_gradient_clipping")
         clip = functools.partial(adaptive_clip_, limit=self.limit, eps=self.eps)
         return GradientChange(clip, _clipped(context.model, self.aside))
 

@@ -34,7 +34,9 @@ class EMA(Settings):
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
         refuse_own_average(context.optimizers, "which ema would average again; leave ema out, or use another optimizer")
-        return EMAMethod(averaging.EMA(context.model, decay=self.decay, warmup=self.warmup))
+        average = averaging.EMA(context.model, decay=self.decay, warmup=self.warmup)
+        context.structure.follow(average.take_hold)
+        return EMAMethod(average)
 
 
 class EMAMethod(Method):

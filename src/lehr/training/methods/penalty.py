@@ -35,6 +35,7 @@ class L1Penalty(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        context.structure.hold("l1_penalty")
         amount = self.amount
         return Penalty(penalized(context.model, self.on), lambda chosen: amount * absolute_sum(chosen))
 
@@ -53,6 +54,7 @@ class L2Penalty(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        context.structure.hold("l2_penalty")
         amount = self.amount
         return Penalty(penalized(context.model, self.on), lambda chosen: amount * squared_sum(chosen))
 
@@ -75,6 +77,7 @@ class ElasticNet(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        context.structure.hold("elastic_net")
         l1, l2 = self.l1, self.l2
         return Penalty(penalized(context.model, self.on), lambda chosen: elastic_net(chosen, l1=l1, l2=l2))
 

@@ -34,6 +34,7 @@ class ProximalL1(Settings):
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
+        context.structure.hold("proximal_l1")
         refuse_own_average(
             context.optimizers, "which a threshold on the weights in training does not reach; use l1_penalty"
         )

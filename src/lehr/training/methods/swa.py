@@ -72,8 +72,13 @@ class SWAMethod(Method):
         self._context, self._start, self._every, self._batches = context, start, every, batches
         self._average = averaging.SWA(context.model)
         self._modules = dict(context.model.named_modules())
+        context.structure.follow(self._take_hold)
         self._evaluating: list[str] = []
         self._warned = False
+
+    def _take_hold(self) -> None:
+        self._average.take_hold()
+        self._modules = dict(self._context.model.named_modules())
 
     def step_end(self, model: nn.Module, place: Place) -> None:
         if place.step >= self._start and place.step % self._every == 0:

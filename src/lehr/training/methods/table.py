@@ -7,11 +7,15 @@ from lehr.training.methods.adaptive_clip import AdaptiveGradientClipping
 from lehr.training.methods.centralize import GradientCentralization
 from lehr.training.methods.clip_value import ClipByValue
 from lehr.training.methods.cutmix import CutMix
+from lehr.training.methods.dynamic_lowrank import DynamicLowRank
 from lehr.training.methods.ema import EMA
 from lehr.training.methods.gradient_noise import GradientNoise
+from lehr.training.methods.lora import LoRA
 from lehr.training.methods.mixup import Mixup
 from lehr.training.methods.penalty import ElasticNet, L1Penalty, L2Penalty
+from lehr.training.methods.progressive_lowrank import ProgressiveLowRank
 from lehr.training.methods.proximal_l1 import ProximalL1
+from lehr.training.methods.stabilize import StabilizeGradients
 from lehr.training.methods.swa import SWA
 from lehr.training.methods.unfreeze import GradualUnfreezing
 
@@ -49,6 +53,12 @@ METHODS = Table(
             choose="train a convolutional network from scratch and can afford to compare",
         ),
         Row(
+            name="stabilize_gradients",
+            make=StabilizeGradients,
+            summary="replaces large matrices' gradients by low-rank approximations; costs time, saves nothing",
+            choose="want to repeat what the guide calls DBC-DAC, or study the small directions of gradients",
+        ),
+        Row(
             name="l1_penalty",
             make=L1Penalty,
             summary="adds the sum of absolute weights to the loss",
@@ -77,6 +87,24 @@ METHODS = Table(
             make=GradualUnfreezing,
             summary="trains the uppermost block first, one more from the top each epoch",
             choose="fine-tune a trained model on little data",
+        ),
+        Row(
+            name="progressive_lowrank",
+            make=ProgressiveLowRank,
+            summary="dense layers first, two factors in the place of each from a step on",
+            choose="train a model of wide matrices for long, and want the later part to cost less",
+        ),
+        Row(
+            name="dynamic_lowrank",
+            make=DynamicLowRank,
+            summary="layers of two factors, whose rank falls or rises with the step",
+            choose="want to see what rank a model needs; otherwise progressive_lowrank",
+        ),
+        Row(
+            name="lora",
+            make=LoRA,
+            summary="a frozen model, and small pairs of factors beside its layers that train",
+            choose="fine-tune a trained model with little memory, or many variants of one",
         ),
     ],
 )

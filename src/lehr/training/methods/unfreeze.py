@@ -52,6 +52,7 @@ class GradualUnfreezing(Settings):
                 f"gradual_unfreezing cannot run in {context.world} processes: they agree once on which gradients they "
                 "share. Run it in one process, or freeze for the whole run with rules of the optimizer"
             )
+        context.structure.hold("gradual_unfreezing")
         depth_of = {name: depth for name, depth in depths(context.model).items() if _trains(context.model, name)}
         levels = sorted(set(depth_of.values()))
         if len(levels) < 2:

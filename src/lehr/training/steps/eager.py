@@ -83,11 +83,19 @@ class EagerStep:
     """Whether weights are being changed, so that an error leaves them between two updates."""
 
     def __post_init__(self) -> None:
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
-        self.rates: list[tuple[dict[str, Any], float]] = [(group, float(group["lr"])) for group in groups]
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group.setdefault("initial_lr", float(group["lr"]))
+        self.take_hold()
         self.steps = [lean_step(optimizer) for optimizer in self.optimizers]
         self._unit: tuple[float, Tensor] = (0.0, torch.empty(0))
+
+    def take_hold(self) -> None:
+        """Take hold of the parameters as the optimizers now have them; at the start, and when layers were exchanged."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
+        self.rates: list[tuple[dict[str, Any], float]] = [(group, group["initial_lr"]) for group in groups]
+        if self.untrained is not None:
+            self.untrained = Untrained(self.model, self.optimizers)
 
     def __call__(self, batch: Batch, step: int, place: Place | None) -> Outcome:
         """Train on ``batch`` as update number ``step``; the parameters are untouched when it is withheld."""
@@ -225,6 +233,8 @@ class EagerStep:
         for change in self.listeners.grads_ready:
             change(self.model, place)
         factor = self.schedule(step)
+        for change in self.listeners.rate_ready:
+            factor = change(factor, place)
         self.writing = True
         for group, base in self.rates:
             group["lr"] = base * factor

@@ -1,0 +1,85 @@
+"""Parameters that take the place of others in an optimizer, in the same groups and under the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lehr.lowrank import frobenius_decay_
+
+__all__ = ["decay_products", "exchange_parameters"]
+
+
+def exchange_parameters(
+    optimizers: Sequence[torch.optim.Optimizer],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    *,
+    frobenius: bool = False,
+) -> None:
+    """Put the parameters ``after`` into the groups of those ``before`` that are gone, whose state is dropped.
+
+    A new matrix joins the group that the first gone matrix was in, a new vector that of the first gone vector. With
+    ``frobenius``, matrices join a copy of that group without weight decay, whose entry ``frobenius`` is the decay that
+    their product is to have. Parameters without gradient join none.
+
+    >>> old, new = torch.zeros(4, 4), [torch.zeros(4, 1, requires_grad=True) for _ in "UV"]
+    >>> optimizer = torch.optim.AdamW([old], lr=0.1, weight_decay=0.5)
+    >>> exchange_parameters([optimizer], {"weight": old}, {"U": new[0], "V": new[1]}, frobenius=True)
+    >>> [(len(g["params"]), g["weight_decay"], g["frobenius"]) for g in optimizer.param_groups]
+    [(2, 0.0, 0.5)]
+    """
+    stay = {id(p) for p in after.values() if p.requires_grad}
+    gone = [p for p in before.values() if id(p) not in stay]
+    fresh = [p for p in after.values() if p.requires_grad and all(p is not old for old in before.values())]
+    for optimizer in optimizers:
+        homes = {p.ndim >= 2: group for p in reversed(gone) for group in optimizer.param_groups if _holds(group, p)}
+        for parameter in fresh:
+            matrix = parameter.ndim >= 2
+            home = homes.get(matrix, next(iter(homes.values()), None))
+            if home is not None:
+                _group(optimizer, home, frobenius=frobenius and matrix)["params"].append(parameter)
+        for parameter in gone:
+            optimizer.state.pop(parameter, None)
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if p is not parameter]
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def _holds(group: Mapping[str, Any], parameter: Tensor) -> bool:
+    return any(p is parameter for p in group["params"])
+
+
+def _group(optimizer: torch.optim.Optimizer, home: dict[str, Any], *, frobenius: bool) -> dict[str, Any]:
+    """Return the group with the settings of ``home``, decayed by the optimizer or as a product; made if need be."""
+    if ("frobenius" in home) == frobenius or not (home.get("weight_decay") or home.get("frobenius")):
+        return home
+    wanted = {key: value for key, value in home.items() if key not in ("params", "frobenius")}
+    wanted["weight_decay"] = home.get("frobenius", 0.0)
+    if frobenius:
+        wanted |= {"weight_decay": 0.0, "frobenius": home.get("weight_decay", 0.0)}
+    for group in optimizer.param_groups:
+        if {key: value for key, value in group.items() if key != "params"} == wanted:
+            return group
+    optimizer.param_groups.append(wanted | {"params": []})
+    return optimizer.param_groups[-1]
+
+
+def decay_products(optimizers: Sequence[torch.optim.Optimizer], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Decay ``U V^T`` of each pair in place, as far as its group asks for it: by ``lr * decay``, as AdamW decays.
+
+    By `lehr.lowrank.frobenius_decay_`; the rate is the one of the group at this step.
+    """
+    amounts = {
+        id(p): float(group["lr"]) * group["frobenius"]
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if group.get("frobenius")
+        for p in group["params"]
+    }
+    for U, V in pairs:
+        if amount := amounts.get(id(U)):
+            frobenius_decay_(U, V, amount)
