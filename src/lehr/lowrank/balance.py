@@ -11,7 +11,7 @@ from lehr.base.errors import SettingError
 from lehr.base.tensors import in_full
 from lehr.lowrank.decomposition import Pair, truncated
 
-__all__ = ["Balance", "balanced_pair"]
+__all__ = ["Balance", "balanced_pair", "row_scale"]
 
 Balance = Literal["none", "row_sum", "row_norm", "activation"]
 
@@ -52,18 +52,26 @@ def balanced_pair(A: Tensor, rank: int, *, balance: Balance = "none", covariance
     if balance == "activation":
         assert covariance is not None
         return _activation(matrix, rank, covariance)
-    scale = _row_scale(matrix, balance)
+    scale = row_scale(matrix, balance)
     left, right = truncated(matrix / scale, rank)
     return Pair(left * scale, right)
 
 
-def _row_scale(A: Tensor, balance: Balance) -> Tensor:
+def row_scale(A: Tensor, balance: Balance, *, threshold: float = THRESHOLD) -> Tensor:
+    """Return what the rows of a matrix (m, n) are divided by, (m, 1), for every balance but "activation".
+
+    ``threshold`` is the least size of a row's sum; norms have a floor relative to their root mean square instead.
+
+    >>> A = torch.tensor([[3.0, 4.0], [0.5, -0.5]])
+    >>> row_scale(A, "row_norm").flatten(), row_scale(A, "row_sum").flatten()
+    (tensor([5.0000, 0.7071]), tensor([7.0000e+00, 1.0000e-06]))
+    """
     if balance == "row_norm":
-        norms: Tensor = torch.linalg.vector_norm(A, dim=1, keepdim=True)
+        norms = torch.linalg.vector_norm(A, dim=1, keepdim=True)
         return norms.clamp_min(FLOOR * norms.square().mean().sqrt() + torch.finfo(A.dtype).tiny)
     if balance == "row_sum":
         sums = A.sum(dim=1, keepdim=True)
-        return torch.where(sums.abs() < THRESHOLD, torch.where(sums < 0, -THRESHOLD, THRESHOLD), sums)
+        return torch.where(sums.abs() < threshold, torch.where(sums < 0, -threshold, threshold), sums)
     return A.new_ones(A.shape[0], 1)
 
 
@@ -72,7 +80,8 @@ def _activation(A: Tensor, rank: int, covariance: Tensor) -> Pair:
     if covariance.shape != (n, n):
         raise SettingError(f"covariance of shape {tuple(covariance.shape)} for {n} inputs; use ({n}, {n})")
     moment = covariance.double()
-    damped = moment + DAMPING * moment.diagonal().mean() * torch.eye(n, dtype=torch.float64, device=moment.device)
+    damping = (DAMPING * moment.diagonal().mean()).clamp_min(torch.finfo(torch.float32).tiny)  # no inputs at all yet
+    damped = moment + damping * torch.eye(n, dtype=torch.float64, device=moment.device)
     lower = torch.linalg.cholesky(damped)
     left, right = truncated(A.double() @ lower, rank)
     return Pair(left.to(A.dtype), torch.linalg.solve_triangular(lower.mT, right, upper=True).to(A.dtype))
