@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "stabilize_gradients": {"min_size": 2},
     "progressive_lowrank": {"at": 5, "ratio": 0.25, "layers": ["hidden"], "batches": 2, "allowed": 9.0},
     "dynamic_lowrank": {"levels": [[0, 0.5], [5, 0.25], [8, 0.5]], "layers": ["hidden"], "batches": 2},
+    "lowrank_layers": {"layers": ["hidden", "conv"], "choose": {"ratio": 0.25, "multiple": 1, "margin": 1e-9}},
     "lora": {"rank": 2, "layers": ["hidden", "last"], "train": ["conv.*"]},
 }
 """What a row needs on this small run, beside its defaults."""

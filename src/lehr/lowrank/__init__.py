@@ -14,6 +14,7 @@ from lehr.lowrank.factorize import factorize
 from lehr.lowrank.four_tensor import FourTensorLinear
 from lehr.lowrank.linear import LowRankLinear
 from lehr.lowrank.lora import LoRALinear
+from lehr.lowrank.plan import Plan, Selective, plan
 from lehr.lowrank.settle import Settling, settled
 from lehr.lowrank.spectrum import break_even, energy_rank, spectral_entropy, stable_rank
 from lehr.lowrank.surgery import described, exchange, low_rank, make_dense, rebuilt, split_attention
@@ -27,6 +28,8 @@ __all__ = [
     "LowRankConv2d",
     "LowRankLinear",
     "Pair",
+    "Plan",
+    "Selective",
     "Settling",
     "SplitAttention",
     "allocate",
@@ -43,6 +46,7 @@ __all__ = [
     "grown",
     "low_rank",
     "make_dense",
+    "plan",
     "ranks_by_energy",
     "ranks_by_ratio",
     "rebuilt",

@@ -16,7 +16,7 @@ from lehr.base.protocols import Batch, RunContext
 from lehr.base.tensors import in_full
 from lehr.dist.collectives import sum_over_ranks
 from lehr.dist.ranks import Ranks
-from lehr.lowrank import LowRankLinear, candidates, exchange, second_moments, split_attention
+from lehr.lowrank import Candidate, LowRankLinear, candidates, exchange, second_moments, split_attention
 from lehr.optim.carry import factor_states
 from lehr.training.evaluate import evaluate
 
@@ -31,6 +31,7 @@ __all__ = [
     "multiple_of",
     "probe_loss",
     "put_in_place",
+    "selection",
     "shapes_of",
     "state_of",
     "weight_gradients",
@@ -40,16 +41,24 @@ Layers = Mapping[str, nn.Module]
 """The layers that are to be put into a model, by the names of those that they are for."""
 
 
-def chosen_layers(
-    context: RunContext, by: str, include: Sequence[str] | None, exclude: Sequence[str], *, frozen: bool = False
-) -> list[str]:
-    """Return the names of the linear layers to replace, once the projections of attention are layers of their own.
+def selection(
+    context: RunContext, include: Sequence[str] | None, exclude: Sequence[str], *, frozen: bool = False
+) -> list[Candidate]:
+    """Return what can be said of each layer, once the projections of attention are layers of their own.
 
     Layers that ``include`` names are taken also where they are small, or the first or the last one.
     """
     split_attention(context.model, put=context.structure.put)
-    named = {} if include is None else {"min_size": 2, "first_and_last": True}
-    found = candidates(context.model, include=include, exclude=exclude, frozen=frozen, **named)
+    if include is None:
+        return candidates(context.model, exclude=exclude, frozen=frozen)
+    return candidates(context.model, include=include, exclude=exclude, frozen=frozen, min_size=2, first_and_last=True)
+
+
+def chosen_layers(
+    context: RunContext, by: str, include: Sequence[str] | None, exclude: Sequence[str], *, frozen: bool = False
+) -> list[str]:
+    """Return the names of the linear layers that ``by`` replaces; none is an error that says why not."""
+    found = selection(context, include, exclude, frozen=frozen)
     names = [c.name for c in found if c.reason is None and c.kind == "linear"]
     if not names:
         reasons = "; ".join(f"{c.name}: {c.reason}" for c in found[:6])

@@ -8,6 +8,7 @@ from lehr.training.methods.dynamic_lowrank import DynamicLowRank
 from lehr.training.methods.ema import EMA
 from lehr.training.methods.gradient_noise import GradientNoise
 from lehr.training.methods.lora import LoRA
+from lehr.training.methods.lowrank_layers import LowRankLayers
 from lehr.training.methods.mixup import Mixup
 from lehr.training.methods.penalty import ElasticNet, L1Penalty, L2Penalty
 from lehr.training.methods.progressive_lowrank import ProgressiveLowRank
@@ -32,6 +33,7 @@ __all__ = [
     "L1Penalty",
     "L2Penalty",
     "LoRA",
+    "LowRankLayers",
     "Mixup",
     "ProgressiveLowRank",
     "ProximalL1",

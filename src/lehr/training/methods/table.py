@@ -11,6 +11,7 @@ from lehr.training.methods.dynamic_lowrank import DynamicLowRank
 from lehr.training.methods.ema import EMA
 from lehr.training.methods.gradient_noise import GradientNoise
 from lehr.training.methods.lora import LoRA
+from lehr.training.methods.lowrank_layers import LowRankLayers
 from lehr.training.methods.mixup import Mixup
 from lehr.training.methods.penalty import ElasticNet, L1Penalty, L2Penalty
 from lehr.training.methods.progressive_lowrank import ProgressiveLowRank
@@ -93,6 +94,12 @@ METHODS = Table(
             make=ProgressiveLowRank,
             summary="dense layers first, two factors in the place of each from a step on",
             choose="train a model of wide matrices for long, and want the later part to cost less",
+        ),
+        Row(
+            name="lowrank_layers",
+            make=LowRankLayers,
+            summary="two factors in the place of each layer that gains by it, from the start on",
+            choose="can do with less accuracy for less time and memory; else progressive_lowrank",
         ),
         Row(
             name="dynamic_lowrank",
