@@ -51,8 +51,8 @@ class Selective(Settings):
     """Ranks are multiples of this."""
     cap: float = Field(default=0.7, gt=0, lt=1)
     """The highest rank, as a share of the break-even rank; a layer that needs more stays dense."""
-    margin: float = Field(default=1.1, ge=1)
-    """How many times faster than dense a layer has to be."""
+    margin: float = Field(default=1.1, gt=0)
+    """How many times faster than dense a layer has to be; below 1 for what low rank saves beside time."""
     measure: bool = False
     """Whether to time each layer at its rank on this device, instead of asking the model of costs."""
 
