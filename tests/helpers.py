@@ -44,6 +44,10 @@ class Tagger(nn.Module):
         return self.out(torch.tanh(self.embedding(ids)))
 
 
+OF_SMALL_MODELS: dict[str, dict[str, Any]] = {"projected": {"min_size": 2}}
+"""What an optimizer of the table needs where the model is as small as here."""
+
+
 def points(n: int = 48, seed: int = 0, classes: int = 3) -> tuple[Tensor, Tensor]:
     """Return points in four dimensions whose class follows from them."""
     generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers import OF_SMALL_MODELS
 from torch import nn
 
 from lehr.base.errors import SettingError
@@ -19,7 +20,7 @@ from lehr.optim.state import NamedState
 
 PACKAGES = {"quant": "bitsandbytes"}
 """What an extra brings; rows that need one which is not there are skipped by name."""
-FASTER = {"lion": 0.003, "schedule_free_sgd": 0.05}
+FASTER = {"lion": 0.003, "schedule_free_sgd": 0.05, "projected": 0.01}
 """Rates for this small problem, where the default is meant for larger ones."""
 SPARSE = ("sgd", "adagrad")
 SINGLE = ("adamw_8bit",)
@@ -54,7 +55,8 @@ def build(
 
 def build_over(row: Any, model: nn.Module, **settings: Any) -> list[torch.optim.Optimizer]:
     fast = {"lr": FASTER[row.name]} if row.name in FASTER else {}
-    made: list[torch.optim.Optimizer] = row.make(**fast | settings).build(model)
+    given = OF_SMALL_MODELS.get(row.name, {}) | fast | settings
+    made: list[torch.optim.Optimizer] = row.make(**given).build(model)
     return made
 
 

@@ -237,4 +237,4 @@ def test_optimizers_of_the_table_have_a_rule_or_say_that_there_is_none() -> None
             scale_rate(0.1, batch_size=8, to=16, for_optimizer=name)
         except SettingError:
             without.append(name)
-    assert set(without) <= {"muon", "lion", "soap", "adafactor"}
+    assert set(without) <= {"muon", "lion", "soap", "adafactor", "projected"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from helpers import OF_SMALL_MODELS
 from torch import nn
 
 from lehr.base.errors import SettingError
@@ -53,9 +56,9 @@ def test_decay_in_a_zoo_of_modules() -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in OPTIMIZERS.values() if not row.needs], ids=lambda row: row.name)
-def test_every_trainable_parameter_is_in_exactly_one_group(row: object) -> None:
+def test_every_trainable_parameter_is_in_exactly_one_group(row: Any) -> None:
     for model in (Zoo(), GPTSettings(width=8, depth=1, heads=2).build({"vocab_size": 4, "context": 4})):
-        optimizers = row.make().build(model)  # type: ignore[attr-defined]
+        optimizers = row.make(**OF_SMALL_MODELS.get(row.name, {})).build(model)
         held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
         assert len(held) == len(set(held))
         assert set(held) == {p for p in model.parameters() if p.requires_grad}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import exact, points, recipe, run_steps, same_files
+from helpers import OF_SMALL_MODELS, exact, points, recipe, run_steps, same_files
 
 import lehr
 from lehr.optim import OPTIMIZERS, Rule, ScheduleFreeAdamW
@@ -20,7 +20,8 @@ RULES = (Rule(pattern="first.*", rate=0.5), Rule(pattern="last.bias", frozen=Tru
 
 @pytest.mark.parametrize("row", AVAILABLE, ids=lambda row: row.name)
 def test_a_resumed_run_is_the_uninterrupted_one(row: Any, tmp_path: Path) -> None:
-    given = recipe(optim=row.make(rules=RULES), evaluate={"every": 5}, save={"every": 5})
+    optim = row.make(rules=RULES, **OF_SMALL_MODELS.get(row.name, {}))
+    given = recipe(optim=optim, evaluate={"every": 5}, save={"every": 5})
     lehr.Trainer(given, run_dir=tmp_path / "whole").fit()
     run_steps(lehr.Trainer(given, run_dir=tmp_path / "part"), 12)  # the last checkpoint is that of step 10
     lehr.resume(tmp_path / "part", recipe=given)

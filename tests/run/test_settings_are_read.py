@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Mlp, points, recipe
+from helpers import OF_SMALL_MODELS, Mlp, points, recipe
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -112,6 +112,7 @@ MORE: dict[str, dict[str, Any]] = {
     "mixup": {"classes": 3},
     "cutmix": {"classes": 3},
     "gradual_unfreezing": {"every": 1},
+    "stabilize_gradients": {"min_size": 2, "balance": "row_sum", "threshold": 1e-6},
 }
 INITIALIZATIONS = ("he", "xavier", "lecun", "orthogonal", "truncated_normal")
 PICTURED: dict[str, Any] = {
@@ -148,7 +149,7 @@ def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Count
         "weights": {"weights": tmp_path / "2" / "checkpoints" / "step-00000002"},
     }  # fmt: skip
     ways |= {
-        f"optimizer {name}": {"optim": OPTIMIZERS[name].make(rules=RULES)}
+        f"optimizer {name}": {"optim": OPTIMIZERS[name].make(rules=RULES, **OF_SMALL_MODELS.get(name, {}))}
         for name in OPTIMIZERS
         if name != "adamw_8bit"
     }

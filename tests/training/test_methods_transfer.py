@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_same, exact, points, recipe, run_steps, same_files, weights
+from helpers import OF_SMALL_MODELS, assert_same, exact, points, recipe, run_steps, same_files, weights
 from torch import Tensor, nn
 
 import lehr
@@ -66,7 +66,11 @@ DECAYING = {
     "dampened": SGD(lr=0.01, momentum=0.9, dampening=0.5, weight_decay=0.3),
     "muon": Muon(weight_decay=0.1),
 }
-OTHERS = {row.name: row.make() for row in OPTIMIZERS.values() if not row.needs and row.name not in DECAYING}
+OTHERS = {
+    row.name: row.make(**OF_SMALL_MODELS.get(row.name, {}))
+    for row in OPTIMIZERS.values()
+    if not row.needs and row.name not in DECAYING
+}
 
 
 @pytest.mark.parametrize("optim", [*DECAYING.values(), *OTHERS.values()], ids=[*DECAYING, *OTHERS])

@@ -6,6 +6,7 @@ projection is ``R = Q^T A`` (r, l). Shapes: s smaller side, l larger side (a cha
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -28,6 +29,9 @@ __all__ = [
     "rotated",
     "rotated_squares",
 ]
+
+LEAST = 0.1
+"""The least share of a channel in the basis that counts, relative to what chance would give it."""
 
 Projector = Literal["galore", "random", "power"]
 """Where a basis comes from: the leading directions of a gradient, chance, or one power step from the last basis."""
@@ -61,7 +65,7 @@ def range_basis(A: Tensor, rank: int, *, start: Tensor | None = None, seed: int 
     >>> range_basis(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2).abs().argmax(dim=0)
     tensor([1, 2])
     """
-    return factorize(A.mT, rank=rank, start=start, seed=seed).V
+    return factorize(A.mT, rank=rank, start=start, seed=seed).V.contiguous()
 
 
 def random_basis(like: Tensor, rank: int, *, seed: int = 0) -> Tensor:
@@ -76,7 +80,7 @@ def random_basis(like: Tensor, rank: int, *, seed: int = 0) -> Tensor:
     """
     drawn = torch.randn(like.shape[0], rank, dtype=like.dtype, generator=generator(seed, "projector"))
     basis: Tensor = torch.linalg.qr(drawn).Q
-    return basis.to(like.device)
+    return basis.contiguous().to(like.device)
 
 
 def power_basis(A: Tensor, basis: Tensor) -> Tensor:
@@ -92,7 +96,7 @@ def power_basis(A: Tensor, basis: Tensor) -> Tensor:
     largest = torch.linalg.vector_norm(A, float("inf"))
     unit = A / torch.where(largest > 0, largest, 1.0)
     turned: Tensor = torch.linalg.qr(unit @ (unit.mT @ basis)).Q
-    return turned
+    return turned.contiguous()
 
 
 def refresh(A: Tensor, rank: int, projector: Projector, *, last: Tensor | None = None, seed: int = 0) -> Tensor:
@@ -140,16 +144,19 @@ def rotated_squares(moment: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return (new.mT @ old).square() @ moment
 
 
-def channel_scales(step: Tensor, projected: Tensor) -> Tensor:
-    """Return for each channel how much an optimizer has scaled it: ``||N_j|| / ||R_j||`` (1, l), 0 where R_j is 0.
+def channel_scales(step: Tensor, projected: Tensor, A: Tensor) -> Tensor:
+    """Return for each channel of A how much an optimizer has scaled it: ``||N_j|| / ||R_j||`` (1, l).
 
-    Fira scales what lies outside the basis by it (Chen et al. 2024, arXiv 2410.01623), APOLLO the whole gradient.
+    Fira scales what lies outside the basis by it (Chen et al. 2024, arXiv 2410.01623), APOLLO the whole gradient. Both
+    let a channel explode of which next to nothing is in the basis, since steps such as Adam's have one size whatever
+    the gradient's; here ``||R_j||`` counts at least a tenth of what chance would give it, ``sqrt(r/s) ||A_j||``.
 
-    >>> channel_scales(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
-    tensor([[2.5000, 0.0000]])
+    >>> A = torch.tensor([[2.0, 0.0, 0.0], [1.0, 8.0, 0.0]])
+    >>> channel_scales(torch.tensor([[3.0, 1.0, 0.0]]), A[:1], A).mul(2**0.5)
+    tensor([[2.1213, 2.5000, 0.0000]])
     """
-    size = torch.linalg.vector_norm(projected, dim=0, keepdim=True)
-    made = torch.linalg.vector_norm(step, dim=0, keepdim=True)
+    made, within, of_all = (torch.linalg.vector_norm(M, dim=0, keepdim=True) for M in (step, projected, A))
+    size = torch.maximum(within, of_all * (LEAST * math.sqrt(projected.shape[0] / A.shape[0])))
     return torch.where(size == 0, 0.0, made / size)
 
 

@@ -10,9 +10,11 @@ from lehr.optim.centralize import centralize_
 from lehr.optim.clip import clip_factor, global_norm
 from lehr.optim.clip_value import clip_by_value_
 from lehr.optim.depth import depths, layer_scales
+from lehr.optim.footprint import optimizer_bytes
 from lehr.optim.frozen import frozen_norms
 from lehr.optim.groups import ruled_groups, split_by_decay
 from lehr.optim.lion import Lion
+from lehr.optim.lowrank import Projected
 from lehr.optim.muon import Muon
 from lehr.optim.noise import add_noise_, noise_deviation
 from lehr.optim.rmsprop import RMSprop
@@ -34,6 +36,7 @@ __all__ = [
     "AdamW8bit",
     "Lion",
     "Muon",
+    "Projected",
     "RMSprop",
     "Rule",
     "ScaledRate",
@@ -50,6 +53,7 @@ __all__ = [
     "global_norm",
     "layer_scales",
     "noise_deviation",
+    "optimizer_bytes",
     "ruled_groups",
     "scale_beta",
     "scale_rate",

@@ -9,6 +9,7 @@ from lehr.optim.adam import Adam
 from lehr.optim.adamw import AdamW
 from lehr.optim.adamw_8bit import AdamW8bit
 from lehr.optim.lion import Lion
+from lehr.optim.lowrank import Projected
 from lehr.optim.muon import Muon
 from lehr.optim.rmsprop import RMSprop
 from lehr.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
@@ -85,6 +86,12 @@ OPTIMIZERS = Table(
             make=Adafactor,
             summary="second moments as rows times columns, no momentum",
             choose="are short of memory for the optimizer's state",
+        ),
+        Row(
+            name="projected",
+            make=Projected,
+            summary="AdamW, or another, with its state in a few directions of each matrix",
+            choose="are short of memory for the optimizer's state, and want AdamW's loss",
         ),
         Row(
             name="adamw_8bit",
