@@ -34,6 +34,8 @@ OTHER_NAMES = {
     "step": "step-decay",
     "schedule_free_adamw": "schedule-free",
     "schedule_free_sgd": "schedule-free",
+    "dynamic_lowrank": "dynamic-rank",
+    "lowrank_layers": "selective-low-rank",
 }
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 
