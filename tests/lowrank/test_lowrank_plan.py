@@ -150,6 +150,26 @@ def test_measured_gains_decide_where_they_are_asked_for(monkeypatch: pytest.Monk
     assert found.step_seconds is not None and found.step_gain is not None
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_layers_are_timed_in_the_type_that_they_run_in(monkeypatch: pytest.MonkeyPatch, half: bool) -> None:
+    types: list[torch.dtype] = []
+
+    def timed(*sizes: int, like: Tensor) -> Gain:
+        types.append(like.dtype)
+        return Gain(2.0, 2.0, 2.0, 1e-3)
+
+    monkeypatch.setattr(sys.modules["lehr.lowrank.plan"], "measured_gain", timed)
+    model = nn.Sequential(nn.Linear(16, 256), nn.Linear(256, 256), nn.Linear(256, 4))
+
+    def forward(batch: Tensor) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            model(batch)
+
+    found = plan(model, [torch.zeros(8, 16)], Selective(ratio=0.1, measure=True), forward=forward)
+    assert types == [torch.bfloat16 if half else torch.float32]
+    assert found.machine.element_bytes == (2 if half else 4)
+
+
 def test_measuring_for_real() -> None:
     model = nn.Sequential(nn.Linear(16, 256), nn.Linear(256, 256), nn.Linear(256, 4))
     found = plan(model, [torch.zeros(512, 16)], Selective(ratio=0.1, measure=True))

@@ -225,9 +225,9 @@ def measured_gain(
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of one run: the mean of as many as take 2 ms, where one takes less."""
+    """Return the seconds of one run: the mean of as many as take 5 ms, where one takes less."""
     count, taken = 1, 0.0
-    while taken < 2e-3:
+    while taken < 5e-3:
         start = time.perf_counter()
         for _ in range(count):
             run()

@@ -42,8 +42,9 @@ def second_moments(
     counts: dict[str, int] = {}
 
     def add(name: str, module: nn.Module, x: Tensor) -> None:
-        vectors = in_full(rows(module, x))
-        product = vectors.mT @ vectors
+        with torch.autocast(x.device.type, enabled=False):  # half precision is for the model, not for its measurement
+            vectors = in_full(rows(module, x))
+            product = vectors.mT @ vectors
         if name not in sums:
             sums[name], counts[name] = torch.zeros_like(product), 0
         sums[name] += product

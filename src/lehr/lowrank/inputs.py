@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +33,10 @@ def look_at_inputs(
 ) -> list[str]:
     """Call ``look(name, layer, input)`` whenever one of the named layers is run, in evaluation and without gradients.
 
-    Returns the names of those that were never run, such as layers whose weights another module reads by itself.
-    Nothing is left changed: hooks, modes, and the global generators are as before, also after an error.
+    It is called where the layer is, under autocast too. Returns the names of those that were never run, such as layers
+    whose weights another module reads by itself. Nothing is left changed: hooks, modes, and the global generators are
+    as before, also after an error.
+
     Raises SettingError for a name that the model does not have, and a layer whose input is no floating tensor.
 
     >>> seen = []
@@ -56,11 +58,7 @@ def look_at_inputs(
         if not isinstance(given, Tensor) or not given.is_floating_point():
             raise SettingError(f"layer {name!r} ({type(module).__name__}) gets no floating tensor; leave it out")
         run.add(name)
-        kind = given.device.type
-        # half precision is for the model; what is measured on it is not
-        full = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with full:
-            look(name, module, given.detach())
+        look(name, module, given.detach())
 
     with isolated_global_generators(), evaluation_mode(model), _hooked({name: modules[name] for name in names}, see):
         for batch in batches:

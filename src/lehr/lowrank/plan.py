@@ -193,7 +193,8 @@ def plan(
     ``batches`` are of the size of a training step's. ``forward(batch)`` runs the model; without it, the model gets the
     batch, or its first element. ``step_seconds`` is the time of a training step on such a batch; with ``measure`` and
     without it, three times the forward pass is taken. What a layer under a ``budget`` keeps that does not gain by its
-    rank, and so stays dense, comes on top of that budget.
+    rank, and so stays dense, comes on top of that budget. A convolution is taken for the product with its unfolded
+    input, which is a rough figure.
 
     Cost: one forward pass per batch; with ``energy`` or ``budget`` one more, and the singular values of each layer.
 
@@ -209,15 +210,17 @@ def plan(
     found = candidates(model) if found is None else found
     open_to_it = [candidate.name for candidate in found if candidate.reason is None]
     seen = dict.fromkeys(open_to_it, 0)
+    like = torch.empty(0)
 
     def count(name: str, module: nn.Module, x: Tensor) -> None:
+        nonlocal like
         seen[name] += positions(module, x)
+        like = torch.empty(0, dtype=_computed_in(x), device=x.device)
 
     look_at_inputs(model, open_to_it, batches, run, count)
     tokens = {name: total / len(batches) for name, total in seen.items() if total}
     shapes = {candidate.name: candidate.shape for candidate in found if candidate.name in tokens}
     ranks = _ranks(model, shapes, tokens, selective, (batches, run))
-    like = next(model.parameters(), torch.empty(0)).detach()
     machine = Machine.measured(like) if selective.measure else Machine()
 
     @functools.cache  # many layers are of one size
@@ -232,6 +235,14 @@ def plan(
         machine=machine,
         step_seconds=step_seconds,
     )
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    """Return the type that a product with ``x`` has at this place, which autocast may say."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
 
 
 def _ranks(
