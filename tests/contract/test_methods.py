@@ -19,6 +19,7 @@ from lehr.base.durations import Duration, RunLength
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch, Change, Method, MethodSettings, Place, RunContext
 from lehr.base.settings import override, plain
+from lehr.losses import Supervised, cross_entropy
 from lehr.run.recipe import Evaluate, Recipe, Save, Track
 from lehr.training.methods import METHODS
 from lehr.training.structure import Structure
@@ -33,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "stabilize_gradients": {"min_size": 2},
     "progressive_lowrank": {"at": 5, "ratio": 0.25, "layers": ["hidden"], "batches": 2, "allowed": 9.0},
     "dynamic_lowrank": {"levels": [[0, 0.5], [5, 0.25], [8, 0.5]], "layers": ["hidden"], "batches": 2},
-    "lowrank_layers": {"layers": ["hidden", "conv"], "choose": {"ratio": 0.25, "multiple": 1, "margin": 1e-9}},
+    "lowrank_layers": {"layers": ["hidden", "conv"], "ratio": 0.25, "multiple": 1, "margin": 1e-9},
     "lora": {"rank": 2, "layers": ["hidden", "last"], "train": ["conv.*"]},
 }
 """What a row needs on this small run, beside its defaults."""
@@ -195,6 +196,8 @@ def context() -> RunContext:
         run=RunLength(100, steps_per_epoch=4),
         optimizers=[optimizer],
         structure=Structure(model, [optimizer]),
+        objective=Supervised(loss=cross_entropy),
+        batches=lambda limit: [(torch.zeros(4, 2, 6, 6), torch.zeros(4, dtype=torch.long))],
     )
 
 

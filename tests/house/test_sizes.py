@@ -42,6 +42,7 @@ BASES = {
     "ScheduleSettings",
     "Around",
     "Grouped",
+    "Selective",
     "Data",
     "Supervised",
     "Observer",

@@ -13,7 +13,6 @@ from torch import nn
 from lehr.base import seeds
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch, Method, Place, RunContext
-from lehr.base.settings import Settings
 from lehr.dist.collectives import from_main
 from lehr.dist.ranks import Ranks
 from lehr.lowrank import LowRankConv2d, LowRankLinear, Selective, plan
@@ -23,7 +22,7 @@ from lehr.training.factoring import factored, selection
 __all__ = ["LowRankLayers"]
 
 
-class LowRankLayers(Settings):
+class LowRankLayers(Selective):
     """Puts two factors in the place of each layer that gains by them, before the first step.
 
     The factors are the best ones of the layer's initial weights, so that activations begin as large as they would be
@@ -31,8 +30,6 @@ class LowRankLayers(Settings):
     What was chosen is in the checkpoint: a resumed run has the same layers, wherever it is resumed.
     """
 
-    choose: Selective = Selective()
-    """Which rank a layer gets, and what it has to gain by it."""
     layers: tuple[str, ...] | None = None
     """Patterns of names of layers to look at, such as ``blocks.*``; all that are large enough if not given."""
     leave: tuple[str, ...] = ()
@@ -53,7 +50,7 @@ class LowRankLayers(Settings):
 
         with seeds.isolated_global_generators(), torch.no_grad():
             batches = list(itertools.islice(context.batches(self.batches), self.batches))
-            made = plan(context.model, batches, self.choose, forward=forward, found=found)
+            made = plan(context.model, batches, self, forward=forward, found=found)
         ranks = from_main(made.ranks, Ranks(context.rank, context.world))  # timings differ between processes
         if not ranks:
             raise SettingError(f"lowrank_layers finds no layer that gains by it:\n{made.table()}")
