@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lehr.base.errors import SettingError
 from lehr.base.seeds import generator as generator_of
+from lehr.base.tensors import in_full
 from lehr.lowrank.balance import Balance, balanced_pair
 from lehr.lowrank.decomposition import Pair
 from lehr.lowrank.spectrum import break_even
@@ -22,7 +23,8 @@ class LowRankLinear(nn.Module):
     """``y = (x V) U^T + b``: `nn.Linear` whose weight is the product ``U V^T`` of rank r, never formed.
 
     Spectral initialization: the weights that `nn.Linear` would begin with, truncated to rank r by an SVD, √S in both
-    factors. They are drawn from ``generator``, or from the global one. Source: Khodak et al. 2021 (arXiv 2105.01029).
+    factors (Khodak et al. 2021, arXiv 2105.01029), and here scaled to the norm of those weights, so that the output
+    keeps its size. They are drawn from ``generator``, or from the global one.
 
     Raises: `SettingError` for a rank at which the factors hold as many numbers as the matrix, or more; `from_pair` and
     `from_linear` take any rank.
@@ -53,7 +55,7 @@ class LowRankLinear(nn.Module):
         check_rank(rank, out_features, in_features)
         dense = default_linear(in_features, out_features, bias=bias, generator=generator)
         pair = balanced_pair(dense.weight.detach(), rank)
-        self._hold(pair, dense.bias)
+        self._hold(with_norm_of(dense.weight.detach(), pair), dense.bias)
         self.to(device=device, dtype=dtype)
 
     def _hold(self, pair: Pair, bias: Tensor | None) -> None:
@@ -81,11 +83,18 @@ class LowRankLinear(nn.Module):
 
     @classmethod
     def from_linear(
-        cls, linear: nn.Linear, rank: int, *, balance: Balance = "none", covariance: Tensor | None = None
+        cls,
+        linear: nn.Linear,
+        rank: int,
+        *,
+        balance: Balance = "none",
+        covariance: Tensor | None = None,
+        keep_norm: bool = False,
     ) -> LowRankLinear:
         """Return the best approximation of a dense layer at a rank of 1..min(in, out), by `balanced_pair`.
 
-        The bias is the dense layer's own parameter. At full rank the function is the same.
+        The bias is the dense layer's own parameter. At full rank the function is the same. ``keep_norm`` scales the
+        factors so that their product has the Frobenius norm of the weight: for layers that have not been trained.
 
         >>> dense = nn.Linear(4, 3); x = torch.ones(1, 4)
         >>> torch.allclose(LowRankLinear.from_linear(dense, 3)(x), dense(x), atol=1e-5)
@@ -93,6 +102,7 @@ class LowRankLinear(nn.Module):
         """
         weight = linear.weight.detach()
         pair = trainable(balanced_pair(weight, rank, balance=balance, covariance=covariance))
+        pair = with_norm_of(weight, pair) if keep_norm else pair
         layer = cls.from_pair(Pair(pair.left.to(weight.dtype), pair.right.to(weight.dtype)), linear.bias)
         return layer.train(linear.training)
 
@@ -188,6 +198,22 @@ def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def as_parameter(value: Tensor) -> nn.Parameter:
     """Return a tensor as a parameter; one that is a parameter already stays the same."""
     return value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+
+
+def with_norm_of(weight: Tensor, pair: Pair) -> Pair:
+    """Return the factors, scaled alike, so that their product has the Frobenius norm of ``weight``.
+
+    What a truncation takes from random weights would otherwise be missing from each layer's output. A product of zeros
+    stays as it is.
+
+    >>> pair = with_norm_of(2 * torch.eye(4), Pair(torch.ones(4, 1), torch.ones(4, 1)))
+    >>> torch.linalg.matrix_norm(pair.left @ pair.right.T)
+    tensor(4.)
+    """
+    norm = torch.linalg.matrix_norm(in_full(weight))
+    product = ((pair.left.mT @ pair.left) * (pair.right.mT @ pair.right)).sum().sqrt()
+    scale = torch.where(product > 0, (norm / product).sqrt(), 1.0)
+    return Pair(pair.left * scale, pair.right * scale)
 
 
 def trainable(pair: Pair) -> Pair:

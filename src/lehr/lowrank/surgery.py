@@ -105,7 +105,8 @@ def low_rank(
     ``names`` are the layers; all that `candidates` finds no reason against if not given. ``make`` is called with a
     linear layer and its rank: ``FourTensorLinear.from_linear``, ``LoRALinear.from_linear``, or a function that also
     gives a balance. Convolutions become `LowRankConv2d`. On a model that has not been trained this is spectral
-    initialization.
+    initialization; without norms between many layers, let the factors then keep the weights' norm:
+    ``functools.partial(LowRankLinear.from_linear, keep_norm=True)``.
 
     Raises: `SettingError` for a rank at or over the break-even of a layer, and for a name that is no such layer or has
     a weight that others use.
