@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import Mlp, exact, points, run_steps, weights
-from worker import Gradients, six_steps, tagging
+from worker import Gradients, exchanging, six_steps, tagging
 
 import lehr
 from lehr.run.opened import open_run
@@ -77,6 +77,25 @@ def test_batch_norm_under_averaged_weights_is_that_of_all_batches(tmp_path: Path
     torch.optim.swa_utils.update_bn([x[8 * place : 8 * place + 8] for place in (0, 1, 2, 4, 5)], model)
     assert torch.allclose(model.norm.running_mean, ends[0]["norm.running_mean"], atol=1e-6)
     assert torch.allclose(model.norm.running_var, ends[0]["norm.running_var"], atol=1e-6)
+
+
+def test_layers_are_exchanged_alike_in_all_processes_and_as_in_one(tmp_path: Path) -> None:
+    torchrun("exchange", tmp_path)
+    for kind in ("progressive", "settling", "dynamic"):
+        ends = [torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in (0, 1)]
+        assert "2.U" in ends[0]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+        trainer = lehr.Trainer(exchanging(kind), run_dir=tmp_path / f"single-{kind}")
+        trainer.fit()
+        single = trainer.model.state_dict()
+        assert {n: v.shape for n, v in single.items()} == {n: v.shape for n, v in ends[0].items()}
+        product = [end["2.U"] @ end["2.V"].T for end in (single, ends[0])]  # factors may differ by signs
+        assert torch.allclose(*product, rtol=0, atol=1e-7), kind
+        shutil.rmtree(max((tmp_path / kind / "checkpoints").glob("step-*")))
+    before = {kind: exact(tmp_path / kind) for kind in ("progressive", "settling", "dynamic")}
+    torchrun("exchange_resumed", tmp_path)
+    for kind, records in before.items():
+        assert exact(tmp_path / kind) == records
 
 
 def test_a_stop_that_one_process_wants_is_a_stop_of_all(tmp_path: Path) -> None:

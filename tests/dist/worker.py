@@ -20,7 +20,7 @@ from lehr.base.errors import StopRun
 from lehr.base.protocols import Method, Observer, Place
 from lehr.losses import Supervised, cross_entropy
 from lehr.run.recipe import Evaluate, Recipe, Save, Track
-from lehr.training.methods import SWA
+from lehr.training.methods import SWA, DynamicLowRank, ProgressiveLowRank
 
 PAD = -1
 
@@ -88,6 +88,39 @@ def averages(folder: Path) -> None:
     swa = next(m for m in trainer.loop.listeners.given if hasattr(m, "put_in"))
     with swa.put_in():
         torch.save(trainer.model.state_dict(), folder / f"averaged-{trainer.ranks.rank}.pt")
+
+
+def hidden() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3)).double()
+
+
+def exchanging(kind: str) -> Recipe:
+    """A switch to two factors, and ranks that fall and rise, in double precision."""
+    x, y = points()
+    methods = {
+        "progressive": ProgressiveLowRank(at=4, ratio=0.25, layers=("2",), batches=2, allowed=9.0, rewarm=2),
+        "settling": ProgressiveLowRank(at=None, look=1, window=2, tolerance=0.5, layers=("2",), batches=2, allowed=9.0),
+        "dynamic": DynamicLowRank(levels=((0, 0.4), (3, 0.2), (6, 0.3)), layers=("2",), batches=6),
+    }
+    return recipe(
+        model=hidden,
+        data=lehr.Data(train=(x.double(), y), val=(x[:16].double(), y[:16]), batch_size=8),
+        methods=(methods[kind],),
+        steps=10,
+        save=Save(every=3, keep=9),
+    )
+
+
+def exchange(folder: Path) -> None:
+    for kind in ("progressive", "settling", "dynamic"):
+        trainer = lehr.Trainer(exchanging(kind), run_dir=folder / kind)
+        trainer.fit()
+        torch.save(dict(trainer.model.state_dict()), folder / f"{kind}-{trainer.ranks.rank}.pt")
+
+
+def exchange_resumed(folder: Path) -> None:
+    for kind in ("progressive", "settling", "dynamic"):
+        lehr.resume(folder / kind, recipe=exchanging(kind))
 
 
 def keys(folder: Path) -> None:
