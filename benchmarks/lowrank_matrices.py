@@ -228,7 +228,7 @@ def warm(lengths: Lengths) -> list[common.Row]:
         ratios, found = [], []
         series = of_size(size, lengths)
         for gradients in series.values():
-            last = factorize(gradients[0], rank=tenth(gradients[0]))
+            last = started(gradients[0])
             for A in gradients[1:]:
                 again = functools.partial(factorize, A, rank=last.rank, start=last)
                 exact = functools.partial(torch.linalg.svd, A, full_matrices=False)
@@ -253,10 +253,15 @@ def warm(lengths: Lengths) -> list[common.Row]:
     return rows
 
 
+def started(A: Tensor) -> Decomposition:
+    """Return the first result of a series, with a basis that is about a third wider than the rank."""
+    return factorize(A, rank=tenth(A), oversample=max(10, 36 * tenth(A) // 100))
+
+
 def _warm_batch(label: str, series: Series) -> common.Row:
     """All weights of one size as one batch, against a loop of decompositions."""
     steps = [torch.stack(step) for step in zip(*series.values(), strict=True)]
-    last, ratios = factorize(steps[0], rank=tenth(steps[0])), []
+    last, ratios = started(steps[0]), []
     for A in steps[1:]:
         again = functools.partial(factorize, A, rank=last.rank, start=last)
         taken = common.alternate(
