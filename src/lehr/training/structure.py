@@ -121,8 +121,9 @@ class Structure:
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Give the model these layers, with weights yet to be loaded; layers that the state does not name are dense."""
         layers, here = state["layers"], described(self._model)
-        for name in [n for n in here if n not in layers]:
-            self.put({name: rebuilt(self._model.get_submodule(name), {"kind": "dense"})})
+        for name in sorted(here, key=lambda name: -name.count(".")):  # what is within a layer before the layer
+            if name not in layers:
+                self.put({name: rebuilt(self._model.get_submodule(name), {"kind": "dense"})})
         for name in sorted(layers, key=lambda name: name.count(".")):
             wanted = layers[name]
             if here.get(name) == wanted["layer"] and (name in self._frobenius) == wanted["frobenius"]:

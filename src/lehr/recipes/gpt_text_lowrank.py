@@ -1,0 +1,26 @@
+"""The byte-level GPT of `gpt-text`, three times as wide, with progressive low rank.
+
+Dense layers first; from the middle of the run on, each of the wide matrices is two factors. What that saves, and what
+it costs against the dense model and against a narrower one, stands in the card.
+"""
+
+from __future__ import annotations
+
+from lehr.models.gpt import GPTSettings
+from lehr.recipes import gpt_text
+from lehr.run.recipe import Evaluate, Recipe
+from lehr.training.methods import ProgressiveLowRank
+
+__all__ = ["recipe"]
+
+
+def recipe() -> Recipe:
+    """Return the recipe."""
+    return gpt_text.recipe().model_copy(
+        update={
+            "model": GPTSettings(width=384, depth=3, heads=6),
+            "methods": (ProgressiveLowRank(at="50%", ratio=0.25),),
+            "steps": 300,
+            "evaluate": Evaluate(every="10%", batches=16),
+        }
+    )
