@@ -35,6 +35,7 @@ OTHER_NAMES = {
     "schedule_free_adamw": "schedule-free",
     "schedule_free_sgd": "schedule-free",
     "dynamic_lowrank": "dynamic-rank",
+    "projected": "projected-optimizer",
     "lowrank_layers": "selective-low-rank",
 }
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)

@@ -68,7 +68,8 @@ def row_scale(A: Tensor, balance: Balance, *, threshold: float = THRESHOLD) -> T
     """
     if balance == "row_norm":
         norms = torch.linalg.vector_norm(A, dim=1, keepdim=True)
-        return norms.clamp_min(FLOOR * norms.square().mean().sqrt() + torch.finfo(A.dtype).tiny)
+        floor: Tensor = FLOOR * norms.square().mean().sqrt() + torch.finfo(A.dtype).tiny
+        return torch.maximum(norms, floor)
     if balance == "row_sum":
         sums = A.sum(dim=1, keepdim=True)
         return torch.where(sums.abs() < threshold, torch.where(sums < 0, -threshold, threshold), sums)
