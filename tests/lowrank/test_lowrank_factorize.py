@@ -299,3 +299,12 @@ def test_settings_that_do_not_fit_are_refused(given: dict[str, object], said: st
 def test_what_is_no_matrix_is_refused(A: Tensor) -> None:
     with pytest.raises(SettingError, match="real matrices"):
         factorize(A, rank=1)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (2, 200, 300), (60, 50), (1000, 100)])
+def test_nothing_is_read_back_from_a_device(shape: tuple[int, ...]) -> None:
+    A = torch.empty(shape, device="meta")  # which has no values, so that reading one raises
+    with pytest.raises(RuntimeError):
+        A.sum().item()
+    found = factorize(A, rank=30)
+    assert factorize(A, rank=30, start=found).U.shape == (*shape[:-1], 30)
