@@ -162,3 +162,13 @@ def test_a_momentum_that_a_schedule_sets_is_no_state() -> None:
     state = NamedState(model, [adam])
     adam.param_groups[0]["betas"] = (0.85, 0.99)
     assert GROUPS not in state.state_dict()
+
+
+def test_state_within_state_goes_to_the_device_of_its_parameter() -> None:
+    model = nn.Linear(2, 1, bias=False, device="meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inner = {"exp_avg": torch.ones(2), "step": torch.tensor(3.0)}
+    NamedState(model, [optimizer]).load_state_dict({"weight": {"inner": inner, "wait": 4}})
+    state = optimizer.state[model.weight]
+    assert state["inner"]["exp_avg"].is_meta and state["wait"] == 4
+    assert state["inner"]["step"].device.type == "cpu" and float(state["inner"]["step"]) == 3  # counters stay there

@@ -234,7 +234,8 @@ class ProjectedOptimizer(torch.optim.Optimizer):
             return basis @ step  # type: ignore[no-any-return]
         whole = self.settings.projector == "random"  # which estimates norms, and approximates nothing
         part = channel_scales(step, projected, matrix) * (matrix if whole else matrix - basis @ projected)
-        part, state["norm"] = limited(part, state.get("norm"), self.settings.limit)
+        part, norm = limited(part, state.get("norm"), self.settings.limit)
+        state["norm"] = norm.reshape(1)  # single numbers count as counters, which a resume puts on the CPU
         return part if whole else part + basis @ step
 
 
