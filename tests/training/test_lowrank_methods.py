@@ -158,6 +158,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule": "constant",
     },
     "dynamic": {"methods": [DynamicLowRank(levels=[[0, 0.4], [4, 0.25], [8, 0.35]], layers=HIDDEN, batches=2)]},
+    "dynamic by energy": {
+        "methods": [DynamicLowRank(energy=0.9, ratios=(0.1, 0.2, 0.4), every=2, layers=HIDDEN, batches=2)]
+    },
     "lora": {"methods": [LoRA(rank=2, layers=HIDDEN, train=("last.*",))]},
 }
 
@@ -248,7 +251,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"methods": [progressive(layers=("nothing.*",))]}, "matches no nn.Linear"),
     ({"methods": [ProgressiveLowRank()]}, "finds no layer"),
     ({"methods": [LoRA(rank=2, layers=HIDDEN, train=("lost.*",))]}, "matches no parameter"),
-    ({"methods": [DynamicLowRank(levels=[[0, 0.9], [3, 0.8]], layers=("up",))]}, "no layer has a rank below"),
+    ({"methods": [DynamicLowRank(levels=[[0, 0.9], [3, 0.8]], layers=("up",))]}, "no layer is below"),
 ]
 
 

@@ -9,10 +9,10 @@ from lehr.lowrank.convolution import LowRankConv2d
 from lehr.lowrank.covariance import second_moments, weighted_spectrum
 from lehr.lowrank.decay import frobenius_decay, frobenius_decay_
 from lehr.lowrank.decomposition import Decomposition, Pair
-from lehr.lowrank.dynamic import grown, reorthogonalized, shrunk
+from lehr.lowrank.dynamic import grown, level, level_by_energy, reorthogonalized, shrunk
 from lehr.lowrank.factorize import factorize
 from lehr.lowrank.four_tensor import FourTensorLinear
-from lehr.lowrank.linear import LowRankLinear
+from lehr.lowrank.linear import LowRankLinear, trainable
 from lehr.lowrank.lora import LoRALinear
 from lehr.lowrank.plan import Plan, Selective, plan
 from lehr.lowrank.settle import Settling, settled
@@ -44,6 +44,8 @@ __all__ = [
     "frobenius_decay",
     "frobenius_decay_",
     "grown",
+    "level",
+    "level_by_energy",
     "low_rank",
     "make_dense",
     "plan",
@@ -57,5 +59,6 @@ __all__ = [
     "spectral_entropy",
     "split_attention",
     "stable_rank",
+    "trainable",
     "weighted_spectrum",
 ]

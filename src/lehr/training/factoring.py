@@ -188,7 +188,7 @@ def weight_gradients(context: RunContext, names: Sequence[str], batches: Iterabl
                 product = in_full(gradient).reshape(-1, gradient.shape[-1]).mT @ x
                 gradients[name] = gradients[name] + product if name in gradients else product
 
-            output.register_hook(backward_hook)
+            output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
 
         return forward_hook
 
