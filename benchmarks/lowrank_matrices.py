@@ -47,7 +47,7 @@ class Lengths:
     steps: int
 
 
-FULL, QUICK = Lengths(repeats=15, warm_up=60, steps=6), Lengths(repeats=3, warm_up=3, steps=2)
+FULL, QUICK = Lengths(repeats=9, warm_up=40, steps=5), Lengths(repeats=3, warm_up=3, steps=2)
 
 
 def power_law(m: int, n: int, exponent: float | None, *, seed: int = 0) -> Tensor:
