@@ -151,12 +151,12 @@ def test_random_directions_only_scale_the_gradient_by_hand(monkeypatch: pytest.M
     """APOLLO: the whole gradient, each channel times ||N_j|| / ||R_j||."""
     basis = torch.tensor([[0.625], [0.75]], dtype=torch.float64)  # no unit, but R is exact
     monkeypatch.setattr("lehr.optim.lowrank.refresh", lambda *_, **__: basis)
-    gradient = torch.tensor([[4.0, -6.0, 4.0], [2.0, 5.0, -6.0]], dtype=torch.float64)  # R = 4, 0, -2
+    gradient = torch.tensor([[4.0, -6.0, -8.0], [2.0, 5.0, -4.0]], dtype=torch.float64)  # R = 4, 0, -8
     parameter, optimizer = only(small(lr=0.1, inner=Lion(), projector="random"), (2, 3))
     before = parameter.detach().clone()
     parameter.grad = gradient.clone()
     optimizer.step()
-    scales = torch.tensor([1 / 4, 0.0, 1 / 2], dtype=torch.float64)
+    scales = torch.tensor([1 / 4, 0.0, 1 / 8], dtype=torch.float64)
     torch.testing.assert_close(before - parameter.detach(), 0.1 * gradient * scales)
 
 
@@ -173,7 +173,7 @@ def test_random_directions_scale_as_all_of_adam_would() -> None:
             parameter.grad = gradient
             optimizer.step()
         changes.append(parameter.detach().norm().item())
-    assert changes[0] == pytest.approx(changes[1], rel=0.03)
+    assert changes[0] == pytest.approx(changes[1], rel=0.05)
 
 
 def test_the_residual_grows_by_the_limit_at_most() -> None:

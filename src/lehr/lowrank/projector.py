@@ -30,9 +30,6 @@ __all__ = [
     "rotated_squares",
 ]
 
-LEAST = 0.1
-"""The least share of a channel in the basis that counts, relative to what chance would give it."""
-
 Projector = Literal["galore", "random", "power"]
 """Where a basis comes from: the leading directions of a gradient, chance, or one power step from the last basis."""
 
@@ -149,14 +146,15 @@ def channel_scales(step: Tensor, projected: Tensor, A: Tensor) -> Tensor:
 
     Fira scales what lies outside the basis by it (Chen et al. 2024, arXiv 2410.01623), APOLLO the whole gradient. Both
     let a channel explode of which next to nothing is in the basis, since steps such as Adam's have one size whatever
-    the gradient's; here ``||R_j||`` counts at least a tenth of what chance would give it, ``sqrt(r/s) ||A_j||``.
+    the gradient's. Here ``||R_j||`` counts as what chance would give it, ``sqrt(r/s) ||A_j||``, where it is less: then
+    no channel gets more than Adam would give it without a projection.
 
     >>> A = torch.tensor([[2.0, 0.0, 0.0], [1.0, 8.0, 0.0]])
     >>> channel_scales(torch.tensor([[3.0, 1.0, 0.0]]), A[:1], A).mul(2**0.5)
-    tensor([[2.1213, 2.5000, 0.0000]])
+    tensor([[2.1213, 0.2500, 0.0000]])
     """
     made, within, of_all = (torch.linalg.vector_norm(M, dim=0, keepdim=True) for M in (step, projected, A))
-    size = torch.maximum(within, of_all * (LEAST * math.sqrt(projected.shape[0] / A.shape[0])))
+    size = torch.maximum(within, of_all * math.sqrt(projected.shape[0] / A.shape[0]))
     return torch.where(size == 0, 0.0, made / size)
 
 
