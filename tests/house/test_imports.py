@@ -17,20 +17,21 @@ MAY_IMPORT = {
     "losses": "base",
     "metrics": "base",
     "layers": "base",
+    "lowrank": "base",
     "augment": "base",
     "averaging": "base",
     "data": "base",
     "dist": "base",
     "track": "base",
     "models": "base layers",
-    "optim": "base dist",
+    "optim": "base dist lowrank",
     "checkpoint": "base dist",
     "reporting": "base track",
     "transfer": "base optim",
-    "training": "base schedules losses augment averaging metrics dist optim transfer",
-    "run": "base schedules losses augment averaging metrics layers models "
+    "training": "base schedules losses lowrank augment averaging metrics dist optim transfer",
+    "run": "base schedules losses lowrank augment averaging metrics layers models "
     "data dist track optim transfer checkpoint reporting training",
-    "recipes": "base schedules losses augment averaging metrics layers models "
+    "recipes": "base schedules losses lowrank augment averaging metrics layers models "
     "data dist track optim transfer checkpoint reporting training run",
     "cli": "base schedules losses metrics dist track optim reporting training run recipes",
 }
