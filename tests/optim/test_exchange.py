@@ -16,7 +16,7 @@ def put(model: nn.Module, optimizers: list[torch.optim.Optimizer], name: str, ra
     before = dict(old.named_parameters())
     new = LowRankLinear.from_linear(old, rank)  # type: ignore[arg-type]
     setattr(model, name, new)
-    exchange_parameters(optimizers, before, dict(new.named_parameters()), **how)
+    exchange_parameters(optimizers, before, dict(new.named_parameters()), factors=True, **how)
     return new
 
 
@@ -44,8 +44,9 @@ def test_factors_join_the_group_of_their_matrix_and_nothing_else_moves(frobenius
 def test_a_matrix_of_muon_is_followed_in_muon() -> None:
     model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 4))
     muon, adamw = Muon().build(model)
-    new = put(model, [muon, adamw], "0", 4)
-    assert {id(new.U), id(new.V)} <= {id(p) for group in muon.param_groups for p in group["params"]}
+    first, second = put(model, [muon, adamw], "0", 4), put(model, [muon, adamw], "1", 4)
+    assert [(len(g["params"]), g.get("factors")) for g in muon.param_groups] == [(4, True)]
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(p) for m in (first, second) for p in (m.U, m.V)]
 
 
 def test_a_group_without_parameters_is_gone_and_back_again_for_a_dense_layer() -> None:

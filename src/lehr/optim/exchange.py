@@ -18,17 +18,19 @@ def exchange_parameters(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     *,
+    factors: bool = False,
     frobenius: bool = False,
 ) -> None:
     """Put the parameters ``after`` into the groups of those ``before`` that are gone, whose state is dropped.
 
-    A new matrix joins the group that the first gone matrix was in, a new vector that of the first gone vector. With
-    ``frobenius``, matrices join a copy of that group without weight decay, whose entry ``frobenius`` is the decay that
-    their product is to have. Parameters without gradient join none.
+    A new matrix joins the group that the first gone matrix was in, a new vector that of the first gone vector.
+    Parameters without gradient join none. ``factors`` says that the new matrices are two factors, U and V: an optimizer
+    that takes factors as such gets them in a copy of that group, with the entry ``factors``. With ``frobenius`` the
+    copy is without weight decay, and its entry ``frobenius`` is the decay that the product is to have.
 
     >>> old, new = torch.zeros(4, 4), [torch.zeros(4, 1, requires_grad=True) for _ in "UV"]
     >>> optimizer = torch.optim.AdamW([old], lr=0.1, weight_decay=0.5)
-    >>> exchange_parameters([optimizer], {"weight": old}, {"U": new[0], "V": new[1]}, frobenius=True)
+    >>> exchange_parameters([optimizer], {"weight": old}, {"U": new[0], "V": new[1]}, factors=True, frobenius=True)
     >>> [(len(g["params"]), g["weight_decay"], g["frobenius"]) for g in optimizer.param_groups]
     [(2, 0.0, 0.5)]
     """
@@ -41,7 +43,8 @@ def exchange_parameters(
             matrix = parameter.ndim >= 2
             home = homes.get(matrix, next(iter(homes.values()), None))
             if home is not None:
-                _group(optimizer, home, frobenius=frobenius and matrix)["params"].append(parameter)
+                pair = factors and matrix
+                _group(optimizer, home, factors=pair, frobenius=pair and frobenius)["params"].append(parameter)
         for parameter in gone:
             optimizer.state.pop(parameter, None)
             for group in optimizer.param_groups:
@@ -53,14 +56,16 @@ def _holds(group: Mapping[str, Any], parameter: Tensor) -> bool:
     return any(p is parameter for p in group["params"])
 
 
-def _group(optimizer: torch.optim.Optimizer, home: dict[str, Any], *, frobenius: bool) -> dict[str, Any]:
-    """Return the group with the settings of ``home``, decayed by the optimizer or as a product; made if need be."""
-    if ("frobenius" in home) == frobenius or not (home.get("weight_decay") or home.get("frobenius")):
-        return home
-    wanted = {key: value for key, value in home.items() if key not in ("params", "frobenius")}
-    wanted["weight_decay"] = home.get("frobenius", 0.0)
-    if frobenius:
-        wanted |= {"weight_decay": 0.0, "frobenius": home.get("weight_decay", 0.0)}
+def _group(optimizer: torch.optim.Optimizer, home: dict[str, Any], *, factors: bool, frobenius: bool) -> dict[str, Any]:
+    """Return the group with the settings of ``home`` for such parameters; made if need be."""
+    decay = home.get("frobenius", home.get("weight_decay", 0.0))
+    wanted = {key: value for key, value in home.items() if key not in ("params", "factors", "frobenius")}
+    if "weight_decay" in home:
+        wanted["weight_decay"] = 0.0 if frobenius else decay
+    if factors and getattr(optimizer, "takes_factors", False):
+        wanted["factors"] = True
+    if frobenius and decay:
+        wanted["frobenius"] = decay
     for group in optimizer.param_groups:
         if {key: value for key, value in group.items() if key != "params"} == wanted:
             return group

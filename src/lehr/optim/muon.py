@@ -14,6 +14,7 @@ from torch.optim import _muon
 
 from lehr.base.errors import SettingError
 from lehr.base.tables import did_you_mean
+from lehr.base.tensors import in_full
 from lehr.optim.adamw import AdamW
 from lehr.optim.base import Grouped, parameters_of
 from lehr.optim.fields import Share
@@ -21,7 +22,7 @@ from lehr.optim.groups import owners
 from lehr.optim.lists import gather, loss_of
 from lehr.optim.rules import freeze, nearest_part
 
-__all__ = ["MatrixMuon", "Muon", "hidden_matrices", "orthogonalized"]
+__all__ = ["MatrixMuon", "Muon", "factor_updates", "hidden_matrices", "orthogonalized", "shape_factor"]
 
 _KERNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -67,7 +68,7 @@ class Muon(Grouped):
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> [type(optimizer).__name__ for optimizer in Muon().build(model)]
-    ['Muon', 'AdamW']
+    ['MatrixMuon', 'AdamW']
     """
 
     lr: float = Field(default=0.02, gt=0)
@@ -106,10 +107,8 @@ class Muon(Grouped):
         return [self.make(groups), *rest.build(model, [name for name in wanted if name not in set(hidden)])]
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Return torch's Muon over ``groups`` of matrices, or lehr's own where some are kernels or are split."""
-        if any(group.get("parts", 1) > 1 or any(p.ndim > 2 for p in group["params"]) for group in groups):
-            return MatrixMuon(groups, lr=self.lr, momentum=self.momentum)
-        return torch.optim.Muon(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        """Return Muon over ``groups`` of matrices and kernels."""
+        return MatrixMuon(groups, lr=self.lr, momentum=self.momentum)
 
     def _split(self, model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the groups with the weights that are three matrices apart, as ``parts=3``."""
@@ -140,7 +139,13 @@ class Muon(Grouped):
 
 
 class MatrixMuon(torch.optim.Optimizer):
-    """Torch's Muon, step for step, for kernels as matrices and for weights of several matrices (``parts``)."""
+    """Torch's Muon, step for step, and for kernels as matrices, weights of several matrices, and factors of matrices.
+
+    Groups say so: ``parts`` for weights of several matrices on top of one another, ``factors`` for parameters that are
+    pairs of factors, one behind the other, which are moved so that their product moves as a matrix would.
+    """
+
+    takes_factors = True
 
     def __init__(self, params: Any, *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": 1})
@@ -152,17 +157,67 @@ class MatrixMuon(torch.optim.Optimizer):
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             lists = gather(self, group, lambda p: {"momentum_buffer": torch.zeros_like(p)})
-            for parameter, gradient, state in zip(*lists, strict=True):
-                buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-                ahead = gradient.lerp(buffer, momentum).reshape(len(parameter), -1)
-                parameter.mul_(1 - lr * group["weight_decay"])
-                for update, target in zip(ahead.chunk(group["parts"]), parameter.chunk(group["parts"]), strict=True):
-                    target.sub_(orthogonalized(update).reshape(target.shape), alpha=lr)
+            ahead = [
+                gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - momentum), momentum)
+                for gradient, state in zip(lists.gradients, lists.states, strict=True)
+            ]
+            if group["weight_decay"] and lists.parameters:
+                torch._foreach_mul_(lists.parameters, 1 - lr * group["weight_decay"])
+            if group.get("factors"):
+                self._move_products(lists.parameters, ahead, lr)
+                continue
+            for parameter, momentum_ahead in zip(lists.parameters, ahead, strict=True):
+                matrix = momentum_ahead.reshape(len(parameter), -1)
+                for update, target in zip(matrix.chunk(group["parts"]), parameter.chunk(group["parts"]), strict=True):
+                    far = lr * shape_factor(*update.shape)
+                    target.sub_(orthogonalized(update).reshape(target.shape), alpha=far)
         return loss
+
+    @staticmethod
+    def _move_products(factors: list[Tensor], ahead: list[Tensor], lr: float) -> None:
+        pairs = zip(factors[::2], factors[1::2], ahead[::2], ahead[1::2], strict=True)
+        for U, V, of_U, of_V in pairs:
+            change_U, change_V = factor_updates(U, V, of_U, of_V, damping=lr)
+            U.sub_(change_U, alpha=lr)
+            V.sub_(change_V, alpha=lr)
+
+
+def factor_updates(U: Tensor, V: Tensor, of_U: Tensor, of_V: Tensor, *, damping: float) -> tuple[Tensor, Tensor]:
+    """Return the changes of two factors (m, r) and (n, r) by which ``U V^T`` moves as Muon would move the matrix.
+
+    ``of_U`` and ``of_V`` are their momenta, ``M V`` and ``M^T U`` of the product's momentum M. With ``P = V^T V + d``::
+
+        change of U = shape_factor(m, n) / sqrt(2) * orth(of_U P^(-1/2)) P^(-1/2)
+
+    and likewise for V. For the damping d = 0 that moves the product by ``orth(M Q_V) Q_V^T``, with an orthonormal basis
+    Q_V of V: every direction that the factors span goes equally far, as with Muon, and those that a singular value of
+    the product makes weak in U and V no less than others. Orthogonalizing the momentum of each factor by itself moves
+    the product by the roots of the singular values instead. The damping, a singular value, keeps directions that are
+    weaker than a step from being thrown about. Related: scaled gradient descent (Tong et al. 2021, arXiv 2005.08898).
+
+    >>> U, V = torch.eye(3)[:, :2] * 4, torch.eye(3)[:, :2] / 4
+    >>> change, _ = factor_updates(U, V, torch.eye(3)[:, :2] * 9, torch.zeros(3, 2), damping=0.0)
+    >>> (change @ V.T).diag()[:2].mul(2**0.5).sub(1).abs().max() < 0.35
+    tensor(True)
+    """
+    scale = shape_factor(len(U), len(V)) / math.sqrt(2)
+    root_V, root_U = (_inverse_root(factor.mT @ factor, damping) for factor in (V, U))
+    unit_U, unit_V = (orthogonalized(m @ root).to(m.dtype) for m, root in ((of_U, root_V), (of_V, root_U)))
+    return scale * (unit_U @ root_V), scale * (unit_V @ root_U)
+
+
+def _inverse_root(gram: Tensor, damping: float) -> Tensor:
+    """Return ``(gram + damping)^(-1/2)``; directions in which there is nothing at all stay where they are."""
+    values, vectors = torch.linalg.eigh(in_full(gram))
+    values = values.clamp_min(0) + damping
+    floor = torch.finfo(values.dtype).eps * values[-1]
+    roots: Tensor = torch.where(values > floor, values.rsqrt(), torch.zeros_like(values))
+    root: Tensor = (vectors * roots) @ vectors.mT
+    return root.to(gram.dtype)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Return about the nearest semi-orthogonal matrix, times ``sqrt(max(1, rows/columns))``.
+    """Return about the nearest semi-orthogonal matrix, in bfloat16.
 
     Torch's kernel: the matrix over its Frobenius norm, then 5 times ``X = a X + (b A + c A^2) X`` with ``A = X X^T``
     and (a, b, c) = (3.4445, -4.775, 2.0315), in bfloat16. Its singular values end between about 0.7 and 1.2.
@@ -172,4 +227,13 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """
     coefficients = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
     unit: Tensor = _muon._zeropower_via_newtonschulz(matrix, coefficients, _muon.DEFAULT_NS_STEPS, _muon.EPS)
-    return unit * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
+    return unit
+
+
+def shape_factor(rows: int, columns: int) -> float:
+    """Return by how much a tall matrix is to move further: ``sqrt(max(1, rows/columns))``.
+
+    >>> shape_factor(8, 2), shape_factor(2, 8)
+    (2.0, 1.0)
+    """
+    return math.sqrt(max(1.0, rows / columns))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lehr.base.errors import CheckpointError, LehrError, SettingError
-from lehr.lowrank import LoRALinear, described, exchange, rebuilt
+from lehr.lowrank import LoRALinear, LowRankLinear, described, exchange, rebuilt
 from lehr.optim.exchange import exchange_parameters
 
 __all__ = ["Structure", "rebuild"]
@@ -83,7 +83,8 @@ class Structure:
         for name, layer in layers.items():
             before = dict(self._model.get_submodule(name).named_parameters())
             exchange(self._model, name, layer)
-            exchange_parameters(self._optimizers, before, dict(layer.named_parameters()), frobenius=frobenius)
+            how = {"factors": isinstance(layer, LowRankLinear), "frobenius": frobenius}
+            exchange_parameters(self._optimizers, before, dict(layer.named_parameters()), **how)
             (self._frobenius.add if frobenius else self._frobenius.discard)(name)
         parameters = dict(self._model.named_parameters())
         for name, state in (states or {}).items():
