@@ -2,7 +2,8 @@
 
     python benchmarks/lowrank_optimizer.py
 
-AdamW is given the best of several rates. Whole commands on one thread; state is counted with all that stays dense.
+AdamW is given the best of several rates, those of the blocks apart from the others too, as the projected ones have it.
+Whole commands on one thread; state is counted with all that stays dense.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from lehr.recipes.gpt_text import recipe
 
 INNER = ["betas=[0.9, 0.95]", "weight_decay=0"]
 ADAMW = ["optim=adamw", *(f"optim.{setting}" for setting in INNER)]
-RATES = (1.5e-3, 3e-3, 6e-3)
-"""Of AdamW, of which the best is compared with."""
-RATE = 3e-3
+RATES = ((3e-3, 1.0), (6e-3, 0.25), (1.2e-2, 0.125))
+"""Of AdamW, and the share of them that the blocks have; the best is compared with."""
+RATE = 6e-3
 """Of the projected ones, for matrices and for the rest."""
 PROJECTED = [
     "optim=projected",
@@ -74,6 +75,11 @@ def state(widths: tuple[int, ...] = (128, 256, 512)) -> list[common.Row]:
     return rows
 
 
+def adamw(rate: float, share: float) -> list[str]:
+    """Return AdamW's settings with a rate, of which blocks have a share."""
+    return [*ADAMW, f"optim.lr={rate}", f'optim.rules=[{{"pattern": "blocks.*", "rate": {share}}}]']
+
+
 def runs(folder: Path, name: str, settings: list[str], shorten: list[str], seeds: int) -> tuple[list[float], float]:
     """Return the validation loss by seed, and the median of the training seconds."""
     losses, seconds = [], []
@@ -89,8 +95,8 @@ def loss(folder: Path, shorten: list[str]) -> list[common.Row]:
     """Validation loss and time over those of AdamW at its best rate."""
     seeds = 1 if shorten else SEEDS
     dense = {
-        rate: runs(folder, f"adamw-{rate}", [*ADAMW, f"optim.lr={rate}"], shorten, seeds)
-        for rate in ([RATE] if shorten else RATES)
+        f"{rate:g}, blocks {rate * share:g}": runs(folder, f"adamw-{rate}", adamw(rate, share), shorten, seeds)
+        for rate, share in RATES[: 1 if shorten else None]
     }
     best = min(dense, key=lambda rate: statistics.mean(dense[rate][0]))
     reference, reference_seconds = statistics.mean(dense[best][0]), dense[best][1]
@@ -100,7 +106,7 @@ def loss(folder: Path, shorten: list[str]) -> list[common.Row]:
         )
         for rate, (found, _) in dense.items()
     ]
-    for place, (kind, settings) in enumerate(KINDS.items()):
+    for place, (kind, settings) in enumerate(list(KINDS.items())[: 1 if shorten else None]):
         found, seconds = runs(folder, f"kind-{place}", PROJECTED + settings, shorten, seeds)
         mean = statistics.mean(found)
         target = LOSS * reference if place == 0 and not shorten else None
