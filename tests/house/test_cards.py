@@ -37,6 +37,7 @@ OTHER_NAMES = {
     "dynamic_lowrank": "dynamic-rank",
     "projected": "projected-optimizer",
     "lowrank_layers": "selective-low-rank",
+    "progressive_lowrank": "progressive-low-rank",
 }
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 

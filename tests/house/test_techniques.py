@@ -32,6 +32,7 @@ SECTIONS = [
     "Gradients",
     "Losses and penalties",
     "Layers and initialization",
+    "Low rank",
     "Augmentation",
     "Averages and ensembles",
     "Transfer",
