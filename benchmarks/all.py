@@ -11,7 +11,7 @@ from pathlib import Path
 
 import common
 
-SCRIPTS = ("overhead", "start", "recipes", "kills", "suite")
+SCRIPTS = ("overhead", "start", "recipes", "combined", "lowrank", "kills", "suite")
 
 
 def main() -> None:
