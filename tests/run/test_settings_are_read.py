@@ -113,7 +113,16 @@ MORE: dict[str, dict[str, Any]] = {
     "cutmix": {"classes": 3},
     "gradual_unfreezing": {"every": 1},
     "stabilize_gradients": {"min_size": 2, "balance": "row_sum", "threshold": 1e-6},
+    "progressive_lowrank": {"budget": 0.9, "layers": ["head"], "allowed": 9.0},
+    "lowrank_layers": {"ratio": 0.4, "layers": ["head"], "multiple": 1, "margin": 1e-9},
+    "dynamic_lowrank": {"levels": [[0, 0.4], [2, 0.7]], "layers": ["head"]},
+    "lora": {"rank": 1, "layers": ["head"]},
 }
+OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
+    "low rank by budget": ("lowrank_layers", {"budget": 0.9, "layers": ["head"], "multiple": 1, "margin": 1e-9}),
+    "rank by energy": ("dynamic_lowrank", {"energy": 0.9, "ratios": [0.4, 0.7], "every": 2, "layers": ["head"]}),
+}
+"""What takes another way through a method than ``MORE`` does."""
 INITIALIZATIONS = ("he", "xavier", "lecun", "orthogonal", "truncated_normal")
 PICTURED: dict[str, Any] = {
     "data": lehr.Data(
@@ -163,6 +172,10 @@ def test_every_setting_is_read_by_a_run_that_has_it(tmp_path: Path, reads: Count
     ways |= {
         f"method {name}": {"model": Pictured(), "methods": (METHODS[name].make(**MORE.get(name, {})),), **PICTURED}
         for name in METHODS
+    }
+    ways |= {
+        way: {"model": Pictured(), "methods": (METHODS[name].make(**given),), **PICTURED}
+        for way, (name, given) in OTHERWISE.items()
     }
     for place, changes in enumerate(ways.values()):
         with warnings.catch_warnings():
