@@ -63,7 +63,7 @@ def counted(call: Callable[[], object]) -> int:
 # 17.2 and 17.3: operations
 
 
-def test_the_small_matrix_has_the_squares_of_the_sketchs_singular_values_and_its_vectors_change_nothing() -> None:
+def test_eigenvectors_of_the_small_matrix_change_nothing() -> None:
     A = power_law(80, 60, 1.0)
     Q = torch.linalg.qr(torch.randn(60, 12, generator=own()).double()).Q
     Y = A @ Q
@@ -73,7 +73,7 @@ def test_the_small_matrix_has_the_squares_of_the_sketchs_singular_values_and_its
     torch.testing.assert_close((Y @ W) @ (Q @ W).T, A @ Q @ Q.T)  # what is right of it needs no eigenvectors
 
 
-def test_operations_of_method_1_are_those_of_its_products_and_a_tenth_of_the_rank_saves_no_hundred() -> None:
+def test_operations_of_method_1_are_a_fifth_of_an_svds_and_no_hundredth() -> None:
     m, n, r = 300, 200, 20
     A = torch.randn(m, n, generator=own())
     project, rebuild, small = m * n * r, m * n * r, 3 * m * r * r + n * r * r
