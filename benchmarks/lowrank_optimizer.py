@@ -8,6 +8,7 @@ Whole commands on one thread; state is counted with all that stays dense.
 
 from __future__ import annotations
 
+import concurrent.futures
 import statistics
 import tempfile
 from pathlib import Path
@@ -80,55 +81,65 @@ def adamw(rate: float, share: float) -> list[str]:
     return [*ADAMW, f"optim.lr={rate}", f'optim.rules=[{{"pattern": "blocks.*", "rate": {share}}}]']
 
 
-def runs(folder: Path, name: str, settings: list[str], shorten: list[str], seeds: int) -> tuple[list[float], float]:
-    """Return the validation loss by seed, and the median of the training seconds."""
-    losses, seconds = [], []
-    for seed in range(seeds):
-        words = [word for setting in (*COMMON, *settings, f"seed={seed}") for word in ("--set", setting)]
-        result, _ = recipes.trained("gpt-text", folder / f"{name}-{seed}", *words, *shorten, cwd=folder)
-        losses.append(result["val_loss"])
-        seconds.append(result["train_seconds"])
-    return losses, statistics.median(seconds)
+def run(folder: Path, settings: list[str], shorten: list[str], seed: int) -> tuple[float, float]:
+    """Return the validation loss and the training seconds of one run."""
+    words = [word for setting in (*COMMON, *settings, f"seed={seed}") for word in ("--set", setting)]
+    result, _ = recipes.trained("gpt-text", folder, *words, *shorten)
+    return result["val_loss"], result["train_seconds"]
 
 
 def loss(folder: Path, shorten: list[str]) -> list[common.Row]:
-    """Validation loss and time over those of AdamW at its best rate."""
-    seeds = 1 if shorten else SEEDS
-    dense = {
-        f"{rate:g}, blocks {rate * share:g}": runs(folder, f"adamw-{rate}", adamw(rate, share), shorten, seeds)
-        for rate, share in RATES[: 1 if shorten else None]
-    }
-    best = min(dense, key=lambda rate: statistics.mean(dense[rate][0]))
-    reference, reference_seconds = statistics.mean(dense[best][0]), dense[best][1]
+    """Validation loss and time over those of AdamW at its best rate; two runs at a time, one core each.
+
+    The first seed finds AdamW's best rate; that one and the first kind are then run with further seeds.
+    """
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+        def start(name: str, settings: list[str], seed: int) -> concurrent.futures.Future[tuple[float, float]]:
+            return pool.submit(run, folder / f"{name}-{seed}", settings, shorten, seed)
+
+        rates = RATES[: 1 if shorten else None]
+        dense = [start(f"adamw-{place}", adamw(*rate), 0) for place, rate in enumerate(rates)]
+        kinds = [start(f"kind-{place}", PROJECTED + own, 0) for place, own in enumerate(KINDS.values())]
+        losses = [future.result()[0] for future in dense]
+        best = losses.index(min(losses))
+        further = range(1, 1 if shorten else SEEDS)
+        of_best = [dense[best].result()] + [start("best", adamw(*rates[best]), seed).result() for seed in further]
+        first = [kinds[0].result()] + [start("first", PROJECTED, seed).result() for seed in further]
+        kinds_found = [first, *([future.result()] for future in kinds[1:])]
+    names = [f"{rate:g}, blocks {rate * share:g}" for rate, share in rates]
+    reference, seconds = (statistics.mean(column) for column in zip(*of_best, strict=True))
     rows = [
-        common.Row(
-            what=f"AdamW at {rate}: validation loss", measured=statistics.mean(found), spread=(min(found), max(found))
-        )
-        for rate, (found, _) in dense.items()
+        common.Row(what=f"AdamW at {name}: validation loss", measured=v) for name, v in zip(names, losses, strict=True)
     ]
-    for place, (kind, settings) in enumerate(list(KINDS.items())[: 1 if shorten else None]):
-        found, seconds = runs(folder, f"kind-{place}", PROJECTED + settings, shorten, seeds)
-        mean = statistics.mean(found)
+    for place, (kind, found) in enumerate(zip(KINDS, kinds_found, strict=True)):
+        values = [value for value, _ in found]
         target = LOSS * reference if place == 0 and not shorten else None
         rows.append(
             common.Row(
-                what=f"{kind}: validation loss, and AdamW's at {best}",
-                measured=mean,
+                what=f"{kind}: validation loss, and AdamW's at {names[best]}",
+                measured=statistics.mean(values),
                 reference=reference,
                 target=target,
-                met=None if target is None else mean <= target,
-                spread=(min(found), max(found)),
+                met=None if target is None else statistics.mean(values) <= target,
+                spread=(min(values), max(values)),
             )
         )
-        rows.append(common.Row(what=f"{kind}: training time over AdamW's", measured=seconds / reference_seconds))
+        taken = statistics.mean(s for _, s in found)
+        rows.append(common.Row(what=f"{kind}: training time over AdamW's", measured=taken / seconds))
     return rows
+
+
+def rows(folder: Path, *, quick: bool) -> list[common.Row]:
+    """Everything."""
+    shorten = ["--set", "steps=20"] if quick else []
+    return [*state((128,) if quick else (128, 256, 512)), *loss(folder, shorten)]
 
 
 def main() -> None:
     options = common.parser(__doc__.splitlines()[0]).parse_args()
-    shorten = ["--set", "steps=20"] if options.quick else []
     with tempfile.TemporaryDirectory() as name:
-        common.finish([*state((128,) if options.quick else (128, 256, 512)), *loss(Path(name), shorten)], options)
+        common.finish(rows(Path(name), quick=options.quick), options)
 
 
 if __name__ == "__main__":

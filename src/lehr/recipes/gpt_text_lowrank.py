@@ -7,8 +7,10 @@ it costs against the dense model and against a narrower one, stands in the card.
 from __future__ import annotations
 
 from lehr.models.gpt import GPTSettings
+from lehr.optim import AdamW, Rule
 from lehr.recipes import gpt_text
 from lehr.run.recipe import Evaluate, Recipe
+from lehr.schedules import WarmupLinear
 from lehr.training.methods import ProgressiveLowRank
 
 __all__ = ["recipe"]
@@ -19,7 +21,9 @@ def recipe() -> Recipe:
     return gpt_text.recipe().model_copy(
         update={
             "model": GPTSettings(width=384, depth=3, heads=6),
-            "methods": (ProgressiveLowRank(at="50%", ratio=0.25),),
+            "optim": AdamW(lr=6e-3, betas=(0.9, 0.95), weight_decay=0.0, rules=(Rule(pattern="blocks.*", rate=0.25),)),
+            "schedule": WarmupLinear(warmup="5%"),
+            "methods": (ProgressiveLowRank(at="25%", ratio=0.15),),
             "steps": 300,
             "evaluate": Evaluate(every="10%", batches=16),
         }
