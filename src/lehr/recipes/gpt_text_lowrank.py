@@ -1,6 +1,6 @@
 """The byte-level GPT of `gpt-text`, three times as wide, with progressive low rank.
 
-Dense layers first; from the middle of the run on, each of the wide matrices is two factors. What that saves, and what
+Dense layers first; from a quarter of the run on, each of the wide matrices is two factors. What that saves, and what
 it costs against the dense model and against a narrower one, stands in the card.
 """
 

@@ -15,6 +15,6 @@ def recipe() -> Recipe:
     return translate.recipe().model_copy(
         update={
             "model": Seq2SeqSettings(width=512),
-            "methods": (ProgressiveLowRank(at="10 epochs", ratio=0.1),),
+            "methods": (ProgressiveLowRank(at="10 epochs", ratio=0.1, allowed=1.0),),
         }
     )
