@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import lehr
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.protocols import Method, Place
+from lehr.base.settings import override
 from lehr.losses import Supervised, cross_entropy
 from lehr.lowrank import LoRALinear, LowRankLinear
 from lehr.optim import OPTIMIZERS, AdamW, Muon
@@ -243,6 +244,34 @@ def test_the_switch_comes_when_the_stable_ranks_have_settled_or_at_the_latest(tm
     assert switched(window=3, tolerance=1e-9, latest=9) == 9
 
 
+class Unequal(nn.Module):
+    """One matrix for each of 16 positions, one for each sample, and one that evaluation never reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.often = nn.Linear(4, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.once, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+        self.aside = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))[:, None].expand(-1, 16, -1)
+        x = torch.relu(self.often(x)).mean(dim=1)
+        x = torch.relu(self.once(x)) + (self.aside(x) if self.training else 0)
+        return self.last(x)
+
+
+def test_a_budget_is_of_operations_and_a_layer_that_is_never_run_stays_dense(tmp_path: Path) -> None:
+    fields = {"ratio": None, "layers": ("often", "once", "aside"), "balance": "none"}
+    trainer = lehr.Trainer(recipe(model=Unequal, methods=[progressive(budget=0.2, **fields)]), run_dir=tmp_path / "run")
+    run_steps(trainer, 8)
+    layers = {"often": trainer.model.often, "once": trainer.model.once}
+    kept = {name: sum(p.numel() for p in layer.parameters()) - WIDTH for name, layer in layers.items()}
+    spent = (16 * kept["often"] + kept["once"]) / (17 * WIDTH**2)
+    assert 0.15 < spent <= 0.2, "the layer of many positions pays for it"
+    assert kept["once"] > kept["often"]
+    assert isinstance(trainer.model.aside, nn.Linear)
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"methods": [progressive(), GradualUnfreezing(every=3)]}, "gradual_unfreezing holds"),
     ({"methods": [L1Penalty(), progressive()]}, "l1_penalty holds"),
@@ -265,6 +294,10 @@ def test_what_cannot_be_is_refused_before_the_run(fields: dict[str, Any], said: 
 def test_settings_that_contradict_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         ProgressiveLowRank(**given)
+
+
+def test_no_balance_can_be_asked_for_on_the_command_line() -> None:
+    assert override(made(progressive()), ["methods.0.balance=none"]).methods[0].balance == "none"
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
@@ -30,6 +30,7 @@ from lehr.training.factoring import (
     factored,
     harmless,
     input_moments,
+    input_positions,
     linears,
     multiple_of,
     probe_loss,
@@ -58,7 +59,7 @@ class ProgressiveLowRank(Settings):
     """Or: share of each layer's output energy that its rank is to keep."""
     ratio: float | None = Field(default=None, gt=0, lt=1)
     """Or: rank of each layer as a share of the smaller side of its matrix."""
-    balance: Balance = "activation"
+    balance: Annotated[Balance, BeforeValidator(lambda given: "none" if given is None else given)] = "activation"
     """The norm in which the factors are the best: of the layer's outputs; "none" is the truncated SVD."""
     layers: tuple[str, ...] | None = None
     """Patterns of names of layers to factor, such as ``blocks.*``; all that are large enough if not given."""
@@ -152,9 +153,10 @@ class ProgressiveMethod(Method):
         """Factor the layers, keep those that do no harm, and carry over what the optimizer knows."""
         settings, context = self._settings, self._context
         batches: list[Batch] = list(context.batches(settings.batches))
-        moments = input_moments(context, self._names, batches)
-        dense = linears(model, self._names)
-        ranks = self._ranks(dense, moments)
+        tokens = {name: count for name, count in input_positions(context, self._names, batches).items() if count}
+        moments = input_moments(context, list(tokens), batches)
+        dense = linears(model, tokens)
+        ranks = self._ranks(dense, moments, tokens)
         layers = {
             name: LowRankLinear.from_linear(
                 dense[name],
@@ -175,26 +177,30 @@ class ProgressiveMethod(Method):
             "loss": [before, after],
         }
         if context.rank == 0:
-            print(self._told(len(ranks)), file=sys.stderr)
+            print(self._told(), file=sys.stderr)
 
-    def _told(self, looked_at: int) -> str:
+    def _told(self) -> str:
         ranks, (before, after) = list(self._report["ranks"].values()), self._report["loss"]
         back = len(self._report["rolled_back"])
         return (
-            f"progressive_lowrank: {len(ranks)} of {looked_at} layers are two factors from step {self._switched} on"
+            f"progressive_lowrank: {len(ranks)} of {len(self._names)} layers are two factors from step {self._switched} on"
             + (f", of rank {min(ranks)} to {max(ranks)}" if ranks else "")
             + f"; loss {before:.4f} before, {after:.4f} after"
             + (f"; {back} stay dense, since they raised it by more than {self._settings.allowed:.0%}" if back else "")
         )
 
-    def _ranks(self, dense: Mapping[str, nn.Linear], moments: Mapping[str, Tensor]) -> dict[str, int | None]:
+    def _ranks(
+        self, dense: Mapping[str, nn.Linear], moments: Mapping[str, Tensor], tokens: Mapping[str, float]
+    ) -> dict[str, int | None]:
         settings, shapes = self._settings, shapes_of(dense)
         if settings.ratio is not None:
             return ranks_by_ratio(shapes, ratio=settings.ratio, multiple=multiple_of(shapes))
         spectra = {name: weighted_spectrum(layer.weight.detach(), moments[name]) for name, layer in dense.items()}
         if settings.energy is not None:
             return ranks_by_energy(spectra, shapes, energy=settings.energy, multiple=multiple_of(shapes))
-        return allocate(spectra, shapes, budget=settings.budget or 0.3, multiple=multiple_of(shapes))
+        return allocate(
+            spectra, shapes, budget=settings.budget or 0.3, tokens=tokens, multiple=multiple_of(shapes)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"switched": self._switched, "settling": self._settling.state_dict(), "report": self._report}
