@@ -17,6 +17,7 @@ from lehr.base.tensors import in_full
 from lehr.dist.collectives import sum_over_ranks
 from lehr.dist.ranks import Ranks
 from lehr.lowrank import Candidate, LowRankLinear, candidates, exchange, second_moments, split_attention
+from lehr.lowrank.inputs import Forward, look_at_inputs, positions
 from lehr.optim.carry import factor_states
 from lehr.training.evaluate import evaluate
 
@@ -25,8 +26,10 @@ __all__ = [
     "carried",
     "chosen_layers",
     "factored",
+    "forward_of",
     "harmless",
     "input_moments",
+    "input_positions",
     "linears",
     "multiple_of",
     "probe_loss",
@@ -105,12 +108,31 @@ def probe_loss(context: RunContext, batches: Iterable[Batch]) -> float:
 def input_moments(context: RunContext, names: Sequence[str], batches: Iterable[Batch]) -> dict[str, torch.Tensor]:
     """Return the second moments of what enters the named layers, over all processes."""
     ranks = Ranks(context.rank, context.world)
+    forward = forward_of(context)
+    return second_moments(context.model, names, batches, forward, sum_over=lambda value: sum_over_ranks(value, ranks))
+
+
+def input_positions(context: RunContext, names: Sequence[str], batches: Iterable[Batch]) -> dict[str, float]:
+    """Return how many vectors each named layer multiplies by its matrix, over all processes; 0 for one never run."""
+    device = next(context.model.parameters()).device
+    counts = torch.zeros(len(names), dtype=torch.float64, device=device)
+    place = {name: index for index, name in enumerate(names)}
+
+    def count(name: str, layer: nn.Module, x: torch.Tensor) -> None:
+        counts[place[name]] += positions(layer, x)
+
+    look_at_inputs(context.model, names, batches, forward_of(context), count)
+    return dict(zip(names, sum_over_ranks(counts, Ranks(context.rank, context.world)).tolist(), strict=True))
+
+
+def forward_of(context: RunContext) -> Forward:
+    """Return what runs the model on a batch as training does."""
 
     def forward(batch: Batch) -> None:
         with context.autocast():
             context.objective(context.model, batch)
 
-    return second_moments(context.model, names, batches, forward, sum_over=lambda value: sum_over_ranks(value, ranks))
+    return forward
 
 
 @contextlib.contextmanager

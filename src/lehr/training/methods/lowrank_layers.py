@@ -12,12 +12,12 @@ from torch import nn
 
 from lehr.base import seeds
 from lehr.base.errors import SettingError
-from lehr.base.protocols import Batch, Method, Place, RunContext
+from lehr.base.protocols import Method, Place, RunContext
 from lehr.dist.collectives import from_main
 from lehr.dist.ranks import Ranks
 from lehr.lowrank import LowRankConv2d, LowRankLinear, Selective, plan
 from lehr.optim.exchange import decay_products
-from lehr.training.factoring import factored, selection
+from lehr.training.factoring import factored, forward_of, selection
 
 __all__ = ["LowRankLayers"]
 
@@ -43,14 +43,9 @@ class LowRankLayers(Selective):
         """Return the method for this run."""
         context.structure.change("lowrank_layers")
         found = selection(context, self.layers, self.leave)
-
-        def forward(batch: Batch) -> None:
-            with context.autocast():
-                context.objective(context.model, batch)
-
         with seeds.isolated_global_generators(), torch.no_grad():
             batches = list(itertools.islice(context.batches(self.batches), self.batches))
-            made = plan(context.model, batches, self, forward=forward, found=found)
+            made = plan(context.model, batches, self, forward=forward_of(context), found=found)
         ranks = from_main(made.ranks, Ranks(context.rank, context.world))  # timings differ between processes
         if not ranks:
             raise SettingError(f"lowrank_layers finds no layer that gains by it:\n{made.table()}")

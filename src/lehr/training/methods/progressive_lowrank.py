@@ -181,9 +181,9 @@ class ProgressiveMethod(Method):
 
     def _told(self) -> str:
         ranks, (before, after) = list(self._report["ranks"].values()), self._report["loss"]
-        back = len(self._report["rolled_back"])
+        back, of = len(self._report["rolled_back"]), len(self._names)
         return (
-            f"progressive_lowrank: {len(ranks)} of {len(self._names)} layers are two factors from step {self._switched} on"
+            f"progressive_lowrank: {len(ranks)} of {of} layers are two factors from step {self._switched} on"
             + (f", of rank {min(ranks)} to {max(ranks)}" if ranks else "")
             + f"; loss {before:.4f} before, {after:.4f} after"
             + (f"; {back} stay dense, since they raised it by more than {self._settings.allowed:.0%}" if back else "")
@@ -198,9 +198,7 @@ class ProgressiveMethod(Method):
         spectra = {name: weighted_spectrum(layer.weight.detach(), moments[name]) for name, layer in dense.items()}
         if settings.energy is not None:
             return ranks_by_energy(spectra, shapes, energy=settings.energy, multiple=multiple_of(shapes))
-        return allocate(
-            spectra, shapes, budget=settings.budget or 0.3, tokens=tokens, multiple=multiple_of(shapes)
-        )
+        return allocate(spectra, shapes, budget=settings.budget or 0.3, tokens=tokens, multiple=multiple_of(shapes))
 
     def state_dict(self) -> dict[str, Any]:
         return {"switched": self._switched, "settling": self._settling.state_dict(), "report": self._report}
