@@ -461,5 +461,15 @@ def test_what_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
         Projected(**given)
 
 
-def test_rmsprop_keeps_a_mean_where_it_is_centered() -> None:
-    assert torch.isfinite(next(ran(small(inner=RMSprop(centered=True), ratio=0.5, every=2)).parameters())).all()
+@PROJECTORS
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_centered_rmsprop_survives_refreshes_of_gradients_that_hardly_vary(projector: str, momentum: float) -> None:
+    parameter, optimizer = only(
+        small(inner=RMSprop(centered=True, momentum=momentum), projector=projector, ratio=0.5, every=10)
+    )
+    first, second = (torch.randn(6, 9, generator=generator(7, draw), dtype=torch.float64) for draw in range(2))
+    for step in range(60):
+        drawn = torch.randn(6, 9, generator=generator(8, step), dtype=torch.float64)
+        parameter.grad = (first if step < 15 else first + second) + 0.05 * drawn
+        optimizer.step()
+    assert torch.isfinite(parameter).all()

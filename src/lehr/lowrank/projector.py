@@ -129,16 +129,23 @@ def rotated(moment: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return (new.mT @ old) @ moment
 
 
-def rotated_squares(moment: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def rotated_squares(moment: Tensor, new: Tensor, old: Tensor, *, mean: Tensor | None = None) -> Tensor:
     """Return a mean of squared projections in the new basis, as if directions were uncorrelated: ``(Q'^T Q)^2 V``.
 
-    The square is of each element, so that nothing gets negative (LDAdam, Robert et al. 2024, arXiv 2410.16103).
+    The square is of each element, so that nothing gets negative. With the ``mean`` M (r, l) of the same projections,
+    what is uncorrelated is their deviations: ``(Q'^T Q)^2 (V - M^2) + (Q'^T Q M)^2``, which is never less than the
+    square of the turned mean (LDAdam, Robert et al. 2024, arXiv 2410.16103).
 
-    >>> turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    >>> turn, M = torch.tensor([[0.6, -0.8], [0.8, 0.6]]), torch.tensor([[1.0], [1.0]])
     >>> rotated_squares(torch.tensor([[1.0], [0.0]]), turn, torch.eye(2)).flatten()
     tensor([0.3600, 0.6400])
+    >>> rotated_squares(M.square(), turn, torch.eye(2), mean=M).flatten(), rotated(M, turn, torch.eye(2)).flatten()
+    (tensor([1.9600, 0.0400]), tensor([ 1.4000, -0.2000]))
     """
-    return (new.mT @ old).square() @ moment
+    turn = new.mT @ old
+    if mean is None:
+        return turn.square() @ moment
+    return turn.square() @ (moment - mean.square()).clamp_min(0) + (turn @ mean).square()
 
 
 def channel_scales(step: Tensor, projected: Tensor, A: Tensor) -> Tensor:

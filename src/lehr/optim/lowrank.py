@@ -215,8 +215,9 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         basis = refresh(matrix, rank, self.settings.projector, last=last, seed=seed)
         if last is not None:
             kept = state["inner"]
+            mean = kept.get("grad_avg")  # the centered RMSprop takes the root of what is over its square
+            kept |= {key: rotated_squares(kept[key], basis, last, mean=mean) for key in _SQUARES & kept.keys()}
             kept |= {key: rotated(kept[key], basis, last) for key in _MEANS & kept.keys()}
-            kept |= {key: rotated_squares(kept[key], basis, last) for key in _SQUARES & kept.keys()}
             same = lazy is not None and float(overlap(basis, last)) >= lazy
             longest = _LONGEST * self.settings.every
             state["interval"] = min(2 * state["interval"], longest) if same else self.settings.every
