@@ -57,6 +57,22 @@ def test_steep_spectrum_of_a_large_matrix() -> None:
     assert error(A, factorize(A, rank=100)) <= 1.10 * optimum(A, 100)
 
 
+def test_steep_spectrum_of_a_long_matrix_at_a_high_rank() -> None:
+    """Directions below the root of single precision are lost in the Gram matrix itself."""
+    A = power_law(2048, 256, 2.0)
+    found = factorize(A, rank=100)
+    assert found.method == "gram"
+    assert error(A, found) <= 1.10 * optimum(A, 100)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0, None])
+@pytest.mark.parametrize("rank", [50, 100])
+def test_high_ranks_are_within_ten_percent_and_better_with_power(rank: int, exponent: float | None) -> None:
+    A = normal(256, 256) if exponent is None else power_law(256, 256, exponent)
+    assert error(A, factorize(A, rank=rank)) <= 1.10 * optimum(A, rank)
+    assert error(A, factorize(A, rank=rank, power=2)) <= 1.04 * optimum(A, rank)
+
+
 @pytest.mark.parametrize("exponent", [0.5, 1.0])
 def test_without_power_iterations_the_error_is_larger_but_bounded(exponent: float) -> None:
     A = power_law(256, 256, exponent)
@@ -74,6 +90,7 @@ def test_sparse_sketches_are_as_good_on_a_spread_spectrum(sketch: str) -> None:
     ("m", "n", "rank", "method"),
     [
         (64, 300, 6, "exact"),
+        (2000, 64, 6, "gram"),
         (256, 256, 120, "exact"),
         (256, 256, 25, "range"),
         (2048, 256, 25, "range"),
@@ -260,6 +277,20 @@ def test_warm_start_without_order_or_rank_is_still_orthonormal() -> None:
         assert off_orthonormal(found.V) < 1e-5
 
 
+def test_start_is_taken_in_the_precision_of_the_matrix() -> None:
+    A = power_law(200, 150, 1.0)
+    cold = factorize(A, rank=15)
+    assert torch.equal(factorize(A, rank=15, start=cold.basis.double()).S, factorize(A, rank=15, start=cold).S)
+    assert factorize(A.double(), rank=15, start=cold).U.dtype == torch.float64
+
+
+def test_one_start_serves_a_whole_batch() -> None:
+    A = power_law(200, 150, 1.0)
+    cold = factorize(A, rank=15)
+    both = factorize(torch.stack([A, 2 * A]), rank=15, start=cold)
+    torch.testing.assert_close(both.S[1], 2 * both.S[0])
+
+
 def test_warm_start_that_keeps_too_little_energy_is_left() -> None:
     A = power_law(200, 150, 0.5)
     narrow = factorize(A, rank=4, oversample=0)
@@ -287,6 +318,9 @@ def test_gradients_are_not_followed() -> None:
         ({"rank": 3, "oversample": -1}, "0 or more"),
         ({"rank": 3, "start": torch.ones(40, 3)}, r"\(30, k\)"),
         ({"rank": 3, "start": torch.ones(30, 2)}, r"\(30, k\)"),
+        ({"rank": 3, "start": torch.ones(30)}, r"\(30, k\)"),
+        ({"rank": 3, "start": torch.ones(2, 30, 3)}, "one for all or one for each"),
+        ({"rank": 3, "start": torch.ones(30, 3) * torch.nan}, "not finite"),
         ({"rank": 3, "start": torch.ones(30, 3), "method": "range"}, "method='auto'"),
     ],
 )

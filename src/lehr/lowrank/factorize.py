@@ -22,7 +22,9 @@ __all__ = ["Method", "factorize"]
 Method = Literal["auto", "exact", "range", "gram"]
 
 SMALL = 64
-"""A matrix with a side up to this is decomposed exactly: it takes no longer."""
+"""A matrix with a side up to this, and not long, is decomposed exactly: it takes no longer."""
+LONG = 32768
+"""Elements up to which a matrix with a small side is not long."""
 TALL = 8
 """From this ratio of the sides on a Gram matrix can be the fastest way,"""
 GRAM = 4
@@ -73,14 +75,15 @@ def factorize(
 
     - "exact": the singular value decomposition (Eckart and Young 1936);
     - "range": the randomized range finder with ``power`` power iterations (Halko et al. 2011, arXiv 0909.4061);
-    - "gram": subspace iteration on the Gram matrix of the short side;
+    - "gram": the range finder with its power iterations on the Gram matrix of the short side;
     - with ``start``, an earlier result for nearly the same matrix or any basis (..., n, k) of its right directions,
       one pass ``Q = orth(A V)``, two products in all, as in PowerSGD (Vogels et al. 2019, arXiv 1905.13727);
-    - "auto": exact for sides up to 64 and ranks of about half the side, "gram" for high ranks of long matrices, and
-      "range" else.
+    - "auto": exact for sides up to 64 that are not long and for ranks of about half the side, "gram" for high ranks of
+      long matrices, and "range" else.
 
     ``oversample`` directions beside the rank are searched for, so that the last of the kept ones are good too; the
-    width is made a multiple of 8, downwards where at least half of them remain.
+    width is made a multiple of 8, downwards where at least half of them remain. At a tenth of the rank the error is up
+    to 1.05 times the optimum; at a fifth to nearly half of it, on flat spectra, about 1.10, and 1.04 with ``power=2``.
 
     16 bits are computed and returned in float32, since orthonormal columns need its digits and singular values its
     range; float64 stays. Any scale is fine. A matrix that is not finite is flagged in `Decomposition.finite`, and its
@@ -98,7 +101,7 @@ def factorize(
     plan = _Plan(method, power, oversample, sketch, seed)
     _check(A, rank, energy, basis, plan)
     full = in_full(A)
-    basis = in_full(basis) if basis is not None else None
+    basis = basis.to(full.dtype) if basis is not None else None
     total = _total(full)
     if _is_safe(total):
         return _cut(full, _factors(full, rank, energy, total, basis, plan), rank, energy, total)
@@ -137,11 +140,14 @@ def _check(A: Tensor, rank: int | None, energy: float | None, basis: Tensor | No
         return
     if plan.method != "auto":
         raise SettingError(f"start with method={plan.method!r}; a start goes with method='auto' only")
-    if basis.shape[-2] != n or not (rank or 1) <= basis.shape[-1] <= min(m, n):
+    fits = basis.ndim >= 2 and basis.shape[-2] == n and (rank or 1) <= basis.shape[-1] <= min(m, n)
+    if not fits or basis.shape[:-2] not in ((), A.shape[:-2]):
         raise SettingError(
-            f"start of shape {tuple(basis.shape)} for rank {rank} of a {m}x{n} matrix; use ({n}, k) with k from "
-            f"{rank or 1} to {min(m, n)}"
+            f"start of shape {tuple(basis.shape)} for rank {rank} of matrices {tuple(A.shape)}; use ({n}, k) with k "
+            f"from {rank or 1} to {min(m, n)}, one for all or one for each matrix"
         )
+    if basis.device.type == "cpu" and not bool(basis.isfinite().all()):
+        raise SettingError("the start is not finite; start from the basis of a finite result, or leave it out")
 
 
 def _total(A: Tensor) -> Tensor:
@@ -197,15 +203,16 @@ def _cold(A: Tensor, k: int, plan: _Plan) -> _Factors:
     m, n = A.shape[-2:]
     method = plan.method
     if method == "auto":
-        method = "exact" if n <= SMALL or 2 * k >= n else "gram" if m >= TALL * n and GRAM * k >= n else "range"
+        exact = 2 * k >= n or (n <= SMALL and m * n <= LONG)
+        method = "exact" if exact else "gram" if m >= TALL * n and GRAM * k >= n else "range"
     if method == "exact":
         U, S, Vh = torch.linalg.svd(A, full_matrices=False)
         return _Factors(U, S, Vh.mT, method)
     if method == "gram":
         Z = gram_basis(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
-        U, S, X = thin_svd((Z.mT @ A.mT).mT)
-        return _Factors(U, S, Z @ X, method)
-    Q = range_finder(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
+        Q = orthonormal((Z.mT @ A.mT).mT)
+    else:
+        Q = range_finder(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
     V, S, X = thin_svd((Q.mT @ A).mT)
     return _Factors(Q @ X, S, V, method)
 

@@ -17,8 +17,8 @@ def gram_basis(A: Tensor, k: int, *, power: int, sketch: Sketch = "gaussian", se
     """Return an orthonormal basis (..., n, k) of the strongest right directions of a tall A (..., m, n).
 
     ``Z <- orth((A^T A) Z)``: A is gone through once, and the power iterations cost ``2 n^2 k`` each. In single
-    precision directions below about 3e-4 of the strongest are blurred in the Gram matrix; the product of A with the
-    basis, which follows, is not.
+    precision directions below about 3e-4 of the strongest are blurred in the Gram matrix, so A has to be multiplied
+    with the basis once more before it is cut to a rank, as the range finder's last step does.
 
     >>> import torch
     >>> gram_basis(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 1, power=20).abs().round(decimals=3)
