@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.seeds import generator
@@ -141,9 +142,61 @@ def test_what_cannot_be_split_is_refused_or_left() -> None:
         with pytest.raises(SettingError, match=f"{name}=True cannot be split"):
             SplitAttention.from_multihead(made)
         model = nn.ModuleDict({"one": made, "other": attention()})
-        with pytest.warns(LehrWarning, match="one has keys that no projection makes"):
+        with pytest.warns(LehrWarning, match=f"one has {name}=True and is not split"):
             assert split_attention(model) == ["other"]
         assert model["one"] is made
+
+
+class Louder(nn.MultiheadAttention):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        y, weights = super().forward(*args, **kwargs)
+        return 2 * y, weights
+
+
+def special(what: str) -> nn.MultiheadAttention:
+    made = Louder(E, HEADS) if what == "a forward of its own" else attention()
+    if what == "hooks":
+        made.register_forward_hook(lambda *_: None)
+    if what == "parametrized weights":
+        parametrizations.spectral_norm(made.out_proj)
+    return made
+
+
+@pytest.mark.parametrize("what", ["a forward of its own", "hooks", "parametrized weights", "shared weights"])
+def test_what_splitting_would_lose_stays(what: str) -> None:
+    model = nn.ModuleDict({"other": attention(), "one": special(what), "last": attention()})
+    if what == "shared weights":
+        model["one"].in_proj_weight = model["last"].in_proj_weight
+    kept = model["one"]
+    with pytest.warns(LehrWarning) as told:
+        made = split_attention(model)
+    left = ["one", "last"] if what == "shared weights" else ["one"]
+    assert [str(warning.message) for warning in told] == [f"{name} has {what} and is not split" for name in left]
+    assert made == [name for name in model if name not in left]
+    assert model["one"] is kept
+
+
+def test_shared_attention_stays_shared() -> None:
+    one = attention()
+    model = nn.ModuleList([one, one])
+    assert split_attention(model) == ["0"]
+    assert model[0] is model[1]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"kdim": 5, "vdim": 6}], ids=str)
+@pytest.mark.parametrize("frozen", [("weight",), ("bias",), ("weight", "bias"), ("k_proj",), ()], ids=str)
+def test_what_is_frozen_stays_frozen(frozen: tuple[str, ...], sizes: dict[str, Any]) -> None:
+    one = attention(**sizes)
+    for name, parameter in one.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in frozen))
+    with torch.no_grad():
+        other = SplitAttention.from_multihead(one)
+    for part in ("q_proj", "k_proj", "v_proj"):
+        own = one.in_proj_weight if one.q_proj_weight is None else getattr(one, f"{part}_weight")
+        assert getattr(other, part).weight.requires_grad == own.requires_grad
+        assert getattr(other, part).bias.requires_grad == one.in_proj_bias.requires_grad
+    back = {name: p.requires_grad for name, p in other.to_dense().named_parameters()}
+    assert back == {name: p.requires_grad for name, p in one.named_parameters()}
 
 
 def test_calls_that_cannot_work_are_refused() -> None:
@@ -151,6 +204,8 @@ def test_calls_that_cannot_work_are_refused() -> None:
     x = draw(B, L, E)
     with pytest.raises(SettingError, match="is_causal=True is a hint about attn_mask"):
         split(x, x, x, is_causal=True)
+    with pytest.raises(SettingError, match=r"a mask of torch\.int64; use bool"):
+        split(x, x, x, key_padding_mask=torch.tensor([[0, 0, 1, 1]] * B))
     with pytest.raises(SettingError, match="takes no nested tensors"):
         split(*[torch.nested.nested_tensor([x[0], x[1, :2]], layout=torch.jagged)] * 3)
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lehr.base.errors import SettingError
 from lehr.lowrank.linear import linear_of
 
-__all__ = ["SplitAttention"]
+__all__ = ["SplitAttention", "not_splittable"]
 
 
 class SplitAttention(nn.Module):
@@ -52,17 +53,19 @@ class SplitAttention(nn.Module):
     def from_multihead(cls, attention: nn.MultiheadAttention) -> SplitAttention:
         """Return the same function; the packed weights are copied apart, the output layer's parameters stay the same.
 
-        Raises: `SettingError` for ``add_bias_kv`` and ``add_zero_attn``, which need keys that no projection makes.
+        Raises: `SettingError` for what `not_splittable` names.
         """
-        if attention.bias_k is not None or attention.add_zero_attn:
-            given = "add_bias_kv" if attention.bias_k is not None else "add_zero_attn"
-            raise SettingError(f"an nn.MultiheadAttention with {given}=True cannot be split; leave it as it is")
-        packed, separate = attention.in_proj_weight, attention.q_proj_weight
-        weights = packed.chunk(3) if separate is None else (separate, attention.k_proj_weight, attention.v_proj_weight)
-        biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+        if reason := not_splittable(attention):
+            raise SettingError(f"an nn.MultiheadAttention with {reason} cannot be split; leave it as it is")
+        packed, bias = attention.in_proj_weight, attention.in_proj_bias
+        separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        weights = separate if packed is None else packed.chunk(3)
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
         q, k, v = (linear_of(_copy(w), _copy(b)) for w, b in zip(weights, biases, strict=True))  # type: ignore[arg-type]
-        for layer in (q, k, v):
-            layer.requires_grad_((packed if separate is None else separate).requires_grad)
+        for layer, own in zip((q, k, v), separate if packed is None else (packed,) * 3, strict=True):
+            layer.weight.requires_grad_(own.requires_grad)
+            if bias is not None:
+                layer.bias.requires_grad_(bias.requires_grad)
         out = linear_of(attention.out_proj.weight, attention.out_proj.bias)
         made = cls((q, k, v, out), attention.num_heads, dropout=attention.dropout, batch_first=attention.batch_first)
         return made.train(attention.training)
@@ -139,14 +142,14 @@ class SplitAttention(nn.Module):
             batch_first=self.batch_first,
             device="meta",
         )
-        weights = [layer.weight.detach() for layer in (q, k, v)]
+        weights = [layer.weight for layer in (q, k, v)]
         if k.in_features == v.in_features == q.out_features:
-            made.in_proj_weight = nn.Parameter(torch.cat(weights))
+            made.in_proj_weight = _packed(weights)
         else:
             for name, weight in zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), weights, strict=True):
-                setattr(made, name, nn.Parameter(weight.clone()))
+                setattr(made, name, _packed([weight]))
         if q.bias is not None:
-            made.in_proj_bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in (q, k, v)]))
+            made.in_proj_bias = _packed([layer.bias for layer in (q, k, v)])
         made.out_proj.weight, made.out_proj.bias = out.weight, out.bias
         return made.train(self.training)
 
@@ -162,6 +165,26 @@ class SplitAttention(nn.Module):
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
         return f"num_heads={self.num_heads}, dropout={self.dropout}, batch_first={self.batch_first}"
+
+
+def not_splittable(attention: nn.MultiheadAttention) -> str | None:
+    """Return what an attention has that four layers do not, None if there is nothing.
+
+    >>> not_splittable(nn.MultiheadAttention(8, 2, add_zero_attn=True))
+    'add_zero_attn=True'
+    """
+    if type(attention).forward is not nn.MultiheadAttention.forward:
+        return "a forward of its own"
+    if any(parametrize.is_parametrized(part) for part in attention.modules()):
+        return "parametrized weights"
+    if attention.bias_k is not None:
+        return "add_bias_kv=True"  # needs keys that no projection makes, as does the next
+    return "add_zero_attn=True" if attention.add_zero_attn else None
+
+
+def _packed(parts: list[Tensor]) -> nn.Parameter:
+    """Return the parts in one parameter, which trains if any of them does."""
+    return nn.Parameter(torch.cat([part.detach() for part in parts]), any(part.requires_grad for part in parts))
 
 
 def _copy(value: Tensor | None) -> Tensor | None:
@@ -181,8 +204,8 @@ def _merged(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q_BHLD: T
     total = None
     if attn_mask is not None:
         total = _added(attn_mask, q_BHLD.dtype)
-        if total.ndim == 3:  # one for each head of each sample, or one for all
-            total = total.view(*q_BHLD.shape[:2], *total.shape[1:]) if len(total) > 1 else total[None]
+        if total.ndim == 3:  # one for each head of each sample
+            total = total.view(*q_BHLD.shape[:2], *total.shape[1:])
     if key_padding_mask is not None:
         padding = _added(key_padding_mask, q_BHLD.dtype)[:, None, None, :]
         total = padding if total is None else total + padding
@@ -190,6 +213,8 @@ def _merged(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q_BHLD: T
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.dtype != torch.bool:
+    if mask.is_floating_point():
         return mask
+    if mask.dtype != torch.bool:
+        raise SettingError(f"a mask of {mask.dtype}; use bool, True leaves out, or floats to add to the logits")
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -torch.inf)

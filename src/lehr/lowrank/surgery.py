@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from lehr.base.errors import LehrWarning, NoEffectWarning, SettingError
 from lehr.base.tables import did_you_mean
-from lehr.lowrank.attention import SplitAttention
+from lehr.lowrank.attention import SplitAttention, not_splittable
 from lehr.lowrank.candidates import candidates, has_hooks, refuse_sharded
 from lehr.lowrank.convolution import LowRankConv2d
 from lehr.lowrank.four_tensor import FourTensorLinear
@@ -66,21 +67,22 @@ def exchange(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 def split_attention(model: nn.Module, *, put: Callable[[Mapping[str, nn.Module]], None] | None = None) -> list[str]:
     """Replace each `nn.MultiheadAttention` by a `SplitAttention`, by ``put`` or by `exchange`; returns their names.
 
-    Those that cannot be split stay, with a warning: with ``add_bias_kv`` or ``add_zero_attn``, or a forward of their
-    own.
+    Those that cannot be split stay, with a warning: what `not_splittable` names, hooks, which would be lost, and packed
+    weights that others share, which would no longer be one.
 
     >>> model = nn.TransformerEncoderLayer(8, 2)
     >>> split_attention(model), model.self_attn.q_proj
     (['self_attn'], Linear(in_features=8, out_features=8, bias=True))
     """
     refuse_sharded(model)
+    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     made: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
-            own = type(module).forward is not nn.MultiheadAttention.forward
-            if own or module.bias_k is not None or module.add_zero_attn:
-                what = "a forward of its own" if own else "keys that no projection makes"
-                warnings.warn(f"{name or 'the model'} has {what} and is not split", LehrWarning, stacklevel=2)
+            shared = any(p is not None and holders[id(p)] > 1 for p in module._parameters.values())
+            reason = not_splittable(module) or ("shared weights" if shared else "hooks" if has_hooks(module) else None)
+            if reason is not None:
+                warnings.warn(f"{name or 'the model'} has {reason} and is not split", LehrWarning, stacklevel=2)
             else:
                 made[name] = SplitAttention.from_multihead(module)
     if put is not None:
