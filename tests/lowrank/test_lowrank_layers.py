@@ -116,6 +116,10 @@ def test_norm_is_kept_only_where_it_is_asked_for() -> None:
     best = LowRankLinear.from_linear(dense, 4)
     assert torch.allclose(kept.weight / kept.weight.norm(), best.weight / best.weight.norm(), atol=1e-5)
     assert (dense.weight - best.weight).norm() < (dense.weight - kept.weight).norm()
+    for scale in (1e-25, 1e25):
+        large = linear_of(scale * dense.weight.detach(), None)
+        norm = LowRankLinear.from_linear(large, 4, keep_norm=True).weight.double().norm()
+        assert norm.item() == pytest.approx(scale * dense.weight.norm().item(), rel=1e-4)
     zero = LowRankLinear.from_linear(linear_of(torch.zeros(4, 4), None), 2, keep_norm=True)
     assert (zero.weight == 0).all() and zero.V.isfinite().all()
 

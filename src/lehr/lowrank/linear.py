@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lehr.base.errors import SettingError
 from lehr.base.seeds import generator as generator_of
-from lehr.base.tensors import in_full
 from lehr.lowrank.balance import Balance, balanced_pair
 from lehr.lowrank.decomposition import Pair
 from lehr.lowrank.spectrum import break_even
@@ -210,9 +209,10 @@ def with_norm_of(weight: Tensor, pair: Pair) -> Pair:
     >>> torch.linalg.matrix_norm(pair.left @ pair.right.T)
     tensor(4.)
     """
-    norm = torch.linalg.matrix_norm(in_full(weight))
-    product = ((pair.left.mT @ pair.left) * (pair.right.mT @ pair.right)).sum().sqrt()
-    scale = torch.where(product > 0, (norm / product).sqrt(), 1.0)
+    norm = torch.linalg.matrix_norm(weight.double())
+    left, right = pair.left.double(), pair.right.double()  # squares of squares leave the range of float32
+    product = ((left.mT @ left) * (right.mT @ right)).sum().sqrt()
+    scale = torch.where(product > 0, (norm / product).sqrt(), 1.0).to(pair.left)
     return Pair(pair.left * scale, pair.right * scale)
 
 
