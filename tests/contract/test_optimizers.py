@@ -271,12 +271,14 @@ def test_sparse_gradients_are_taken_or_refused_when_the_optimizer_is_built(row: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", rows(["sgd", "lion"]))
+@pytest.mark.parametrize("row", rows([name for name in OPTIMIZERS if name != "adamw_8bit"]))
 def test_the_step_can_be_compiled(row: Any) -> None:
+    """Traced and run as graphs; what a compiler makes of them is torch's. The 8-bit kernels are no graph."""
+    torch.compiler.reset()
     plain, compiled = build(row), build(row)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch")
-        calls = [torch.compile(optimizer.step) for optimizer in compiled[1]]
+        calls = [torch.compile(optimizer.step, backend="aot_eager") for optimizer in compiled[1]]
         for seed in range(3):
             step(*plain, seed)
             step(compiled[0], [], seed)
