@@ -14,12 +14,13 @@ from helpers import assert_same, exact, points, recipe, run_steps, weights
 from torch import Tensor, nn
 
 import lehr
-from lehr.base.errors import LehrWarning, SettingError
+from lehr.base.errors import CheckpointError, LehrWarning, SettingError
 from lehr.base.protocols import Method, Place
 from lehr.base.settings import override
+from lehr.checkpoint.store import CheckpointStore
 from lehr.losses import Supervised, cross_entropy
 from lehr.lowrank import LoRALinear, LowRankLinear
-from lehr.optim import OPTIMIZERS, AdamW, Muon
+from lehr.optim import OPTIMIZERS, SGD, AdamW, Muon
 from lehr.run.opened import open_run
 from lehr.run.recipe import Evaluate, Recipe, Save
 from lehr.training.methods import EMA, SWA, DynamicLowRank, GradualUnfreezing, L1Penalty, LoRA, ProgressiveLowRank
@@ -41,6 +42,23 @@ class Wide(nn.Module):
         x = torch.relu(self.first(x))
         y = self.norm(x).view(-1, 1, x.shape[-1])
         x = x + self.attention(y, y, y, need_weights=False)[0].view_as(x)
+        return self.last(x + self.down(self.drop(torch.relu(self.up(x)))))
+
+
+class Deep(Wide):
+    """Its attention lies deeper than the other layers, and comes before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        up, down, self.attention = self.up, self.down, nn.Module()
+        del self.up, self.down
+        self.attention.layer = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.up, self.down = up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        y = self.norm(x)[:, None]
+        x = x + self.attention.layer(y, y, y, need_weights=False)[0][:, 0]
         return self.last(x + self.down(self.drop(torch.relu(self.up(x)))))
 
 
@@ -163,12 +181,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "methods": [DynamicLowRank(energy=0.9, ratios=(0.1, 0.2, 0.4), every=2, layers=HIDDEN, batches=2)]
     },
     "lora": {"methods": [LoRA(rank=2, layers=HIDDEN, train=("last.*",))]},
+    "lora with muon": {"methods": [LoRA(rank=2, layers=HIDDEN, train=("last.*",))], "optim": Muon(lr=0.01)},
+    "layers at several depths": {"model": Deep, "methods": [progressive()], "clip": 0.05},
+    "sgd": {"methods": [progressive()], "optim": SGD(lr=0.1)},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_resumes_bit_for_bit_on_either_side(kind: str, tmp_path: Path) -> None:
-    twin = Twin(tmp_path, recipe(model=Wide, save=SAVED, **KINDS[kind]))
+    twin = Twin(tmp_path, recipe(**{"model": Wide, "save": SAVED} | KINDS[kind]))
     for step in (3, 6, 9, 12):
         twin.resumed(step)
 
@@ -201,6 +222,8 @@ def test_lora_begins_with_the_same_weights_again_and_refuses_others(tmp_path: Pa
     made_ = recipe(model=Wide, weights=tmp_path / "pretrained", methods=[LoRA(rank=2, layers=HIDDEN)], save=SAVED)
     twin = Twin(tmp_path, made_)
     twin.resumed(6)
+    opened = open_run(tmp_path / "whole", which="last", recipe=made_)
+    assert opened.evaluate()["loss"] == pytest.approx(exact(tmp_path / "whole")[-1]["loss"], rel=1e-6)
     lehr.train(recipe(model=Wide, seed=5), run_dir=tmp_path / "other")
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "whole", again)
@@ -208,6 +231,53 @@ def test_lora_begins_with_the_same_weights_again_and_refuses_others(tmp_path: Pa
     other = made_.model_copy(update={"weights": tmp_path / "other"})
     with pytest.raises(SettingError, match="frozen parameters are not those"):
         lehr.resume(again, recipe=other, allow_changes=True)
+
+
+def test_a_pair_of_lora_is_in_one_optimizer(tmp_path: Path) -> None:
+    trainer = lehr.Trainer(made(LoRA(rank=2, layers=HIDDEN), optim=Muon(lr=0.01)), run_dir=tmp_path / "run")
+    parameters = [id(p) for p in held(trainer)]
+    assert len(parameters) == len(set(parameters))
+
+
+def test_weight_decay_is_a_setting_after_the_switch_too(tmp_path: Path) -> None:
+    def with_decay(decay: float, steps: int) -> Recipe:
+        return made(progressive(), optim=AdamW(lr=0.01, weight_decay=decay), steps=steps)
+
+    lehr.train(with_decay(0.1, 9), run_dir=tmp_path / "run")
+    trainer = lehr.Trainer(with_decay(0.7, 15), run_dir=tmp_path / "other")
+    state = trainer.loop.save.parts["structure"], trainer.loop.save.parts["optimizer"]
+    saved = CheckpointStore(tmp_path / "run/checkpoints")
+    values = saved.read(saved.newest())
+    for part, name in zip(state, ("structure", "optimizer"), strict=True):
+        part.load_state_dict(values[name])
+    groups = trainer.loop.update.optimizers[0].param_groups
+    assert {g["frobenius"] for g in groups if "frobenius" in g} == {0.7}
+
+
+@pytest.mark.parametrize("method", [progressive(), DynamicLowRank(levels=[[0, 0.1], [7, 0.2]], layers=HIDDEN)])
+def test_batches_without_a_finite_loss_are_left_out_at_a_change(method: Any, tmp_path: Path) -> None:
+    x, y = points(48)
+    x[5] = torch.nan
+    data = lehr.Data(train=(x, y), val=points(20, seed=1), batch_size=8)
+    trainer = lehr.Trainer(made(method, data=data, nonfinite="skip"), run_dir=tmp_path / "run")
+    with pytest.warns(LehrWarning, match="leaves 1 training batches out"):
+        trainer.fit()
+    assert isinstance(trainer.model.up, LowRankLinear)
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [({"layers": ("up",)}, {"layers": HIDDEN}), ({"energy": 0.9}, {"energy": 0.9, "ratios": (0.07, 0.3)})],
+    ids=["layers", "ratios"],
+)
+def test_dynamic_rank_goes_on_with_the_layers_that_it_began_with(
+    then: dict[str, Any], now: dict[str, Any], tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"layers": HIDDEN, "batches": 2}
+    lehr.train(made(DynamicLowRank(**fields | then), steps=6, schedule="constant"), run_dir=tmp_path / "run")
+    other = made(DynamicLowRank(**fields | now), steps=15, schedule="constant")
+    with pytest.raises(CheckpointError, match="resume with the layers and ratios"):
+        lehr.resume(tmp_path / "run", recipe=other, allow_changes=True)
 
 
 def test_layers_that_harm_the_loss_are_rolled_back(tmp_path: Path, capsys: Any) -> None:

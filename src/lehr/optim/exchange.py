@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lehr.lowrank import frobenius_decay_
+from lehr.optim.sgd import begin_velocities
 
 __all__ = ["decay_products", "exchange_parameters"]
 
@@ -37,14 +38,20 @@ def exchange_parameters(
     stay = {id(p) for p in after.values() if p.requires_grad}
     gone = [p for p in before.values() if id(p) not in stay]
     fresh = [p for p in after.values() if p.requires_grad and all(p is not old for old in before.values())]
+    homes = {
+        p.ndim >= 2: (optimizer, group)
+        for p in reversed(gone)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if _holds(group, p)
+    }
+    for parameter in fresh:
+        matrix = parameter.ndim >= 2
+        if home := homes.get(matrix, next(iter(homes.values()), None)):
+            pair = factors and matrix
+            _group(*home, factors=pair, frobenius=pair and frobenius)["params"].append(parameter)
     for optimizer in optimizers:
-        homes = {p.ndim >= 2: group for p in reversed(gone) for group in optimizer.param_groups if _holds(group, p)}
-        for parameter in fresh:
-            matrix = parameter.ndim >= 2
-            home = homes.get(matrix, next(iter(homes.values()), None))
-            if home is not None:
-                pair = factors and matrix
-                _group(optimizer, home, factors=pair, frobenius=pair and frobenius)["params"].append(parameter)
+        begin_velocities(optimizer)
         for parameter in gone:
             optimizer.state.pop(parameter, None)
             for group in optimizer.param_groups:

@@ -77,12 +77,23 @@ class SGD(Grouped):
             nesterov=self.nesterov,
             **implementation(parameters, None if self.dampening else "_fused_sgd_"),
         )
-        if self.momentum and optimizer.defaults["fused"]:
-            # torch's kernel fails on a parameter whose first gradient comes later than the others'; without dampening
-            # a velocity of 0 before the first gradient is the same as none
-            for parameter in parameters:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        begin_velocities(optimizer)
         return optimizer
+
+
+def begin_velocities(optimizer: torch.optim.Optimizer) -> None:
+    """Give the parameters of a fused SGD with momentum that have no velocity one of 0; others stay as they are.
+
+    Torch's kernel fails on a parameter whose first gradient comes later than the others'. Without dampening a velocity
+    of 0 before the first gradient is the same as none.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        if group["momentum"] and group["fused"] and not group["dampening"]:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class VelocitySGD(torch.optim.Optimizer):

@@ -41,7 +41,13 @@ class NamedState:
 
     def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.model, self.optimizers = model, optimizers
-        self._made = {id(group): copy.deepcopy(_plain(group)) for group in self._groups()}
+        self._made: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._take_as_made()
+
+    def _take_as_made(self) -> None:
+        """Note what is in groups that are new here, and as they were made."""
+        known = {id(group) for group, _ in self._made}
+        self._made += [(group, copy.deepcopy(_plain(group))) for group in self._groups() if id(group) not in known]
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups if group["params"]]
@@ -64,12 +70,17 @@ class NamedState:
         return state | {GROUPS: groups} if groups else state
 
     def _changed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return what is not as it was when the group was made; all of it, of a group that has come later."""
-        made = self._made.get(id(group), {})
-        return {k: v for k, v in _plain(group).items() if k not in made or not _same(v, made[k])}
+        """Return what is not as it was when the group was made; of one that has come later, what changed in others."""
+        now = _plain(group)
+        made = next((made for known, made in self._made if known is group), None)
+        if made is not None:
+            return {k: v for k, v in now.items() if k not in made or not _same(v, made[k])}
+        state = {k for known, made in self._made for k, v in _plain(known).items() if not _same(v, made.get(k))}
+        return {k: v for k, v in now.items() if k in state}
 
     def load_state_dict(self, saved: Mapping[str, Mapping[str, Any]], /) -> None:
         """Put each state to the parameter of its name; a missing, an extra or a misshapen one is an error."""
+        self._take_as_made()  # a checkpoint's layers have been put in by now, with groups from the settings
         parameters = self._parameters()
         saved = dict(saved)
         groups = saved.pop(GROUPS, {})

@@ -59,7 +59,7 @@ from lehr.training.trouble import Trouble
 from lehr.training.untrained import Untrained
 from lehr.training.window import Window
 
-__all__ = ["Assembly", "assemble", "build_model", "pick_device"]
+__all__ = ["Assembly", "assemble", "begin_with_weights", "build_model", "pick_device"]
 
 Validate = Callable[..., dict[str, float]]
 
@@ -106,8 +106,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     weights_line = None
     begun = bool(store and store.paths())  # a run that is gone on with has its own, but for what LoRA leaves out
     if recipe.weights and not (begun and not any(isinstance(method, LoRA) for method in recipe.methods)):
-        path = _weights(recipe.weights() if callable(recipe.weights) else recipe.weights)
-        weights_line = load_weights(model, path, allow=recipe.weights_allow, leave=recipe.weights_leave)
+        weights_line = begin_with_weights(recipe, model)
     warn_of_low_precision_weights(model)
     # the optimizers after the move and the shapes, since they hold the parameters themselves
     built = recipe.optim.build(model)
@@ -260,6 +259,14 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingError(f"device={name!r}, but this machine has no MPS device that torch can use; use device=cpu")
     return torch.device("cuda", ranks.local_rank) if str(device) == "cuda" else device
+
+
+def begin_with_weights(recipe: Recipe, model: nn.Module) -> str | None:
+    """Load `Recipe.weights`, if there are any; returns what was loaded."""
+    if not recipe.weights:
+        return None
+    path = _weights(recipe.weights() if callable(recipe.weights) else recipe.weights)
+    return load_weights(model, path, allow=recipe.weights_allow, leave=recipe.weights_leave)
 
 
 def _weights(path: Path) -> Path:

@@ -22,7 +22,7 @@ from lehr.data.validation import training_batches, validation_batches
 from lehr.dist.ranks import Ranks
 from lehr.losses.objective import Objective
 from lehr.metrics.metric import Metric
-from lehr.run.assemble import build_methods, build_model, pick_device
+from lehr.run.assemble import begin_with_weights, build_methods, build_model, pick_device
 from lehr.run.folder import RunFolder
 from lehr.run.recipe import Recipe
 from lehr.run.resume import changed_data, made_again
@@ -127,7 +127,10 @@ def _opened(folder: RunFolder, saved: Mapping[str, Any], made: Recipe, found: Fo
     model = build_model(made, Splits(train=None, facts=saved["facts"]))
     store = CheckpointStore(folder.checkpoints)
     state = store.read(found)
-    left_out = rebuild(model, state.get("structure", {}))
+    structure = state.get("structure", {})
+    if structure.get("left_out"):  # they are what the run began with
+        begin_with_weights(made, model)
+    left_out = rebuild(model, structure)
     ModelState(model, left_out=lambda: left_out).load_state_dict(state["model"])
     model.to(device).eval()
     averages = _averages(made, model, state, saved, device)

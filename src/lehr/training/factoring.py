@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import nn
 
 from lehr.base import seeds
-from lehr.base.errors import SettingError
+from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.modes import evaluation_mode
 from lehr.base.protocols import Batch, RunContext
 from lehr.base.tensors import in_full
-from lehr.dist.collectives import sum_over_ranks
+from lehr.dist.collectives import any_rank, sum_over_ranks
 from lehr.dist.ranks import Ranks
 from lehr.lowrank import Candidate, LowRankLinear, candidates, exchange, second_moments, split_attention
 from lehr.lowrank.inputs import Forward, look_at_inputs, positions
@@ -23,6 +24,7 @@ from lehr.training.evaluate import evaluate
 
 __all__ = [
     "Layers",
+    "calibration_batches",
     "carried",
     "chosen_layers",
     "factored",
@@ -93,6 +95,30 @@ def multiple_of(shapes: Mapping[str, tuple[int, int]]) -> int:
     (8, 1)
     """
     return 8 if all(min(shape) >= 64 for shape in shapes.values()) else 1
+
+
+def calibration_batches(context: RunContext, limit: int, by: str) -> list[Batch]:
+    """Return ``limit`` training batches, and one for each process at least, but for those whose loss is not finite.
+
+    Those are warned of. Raises `SettingError` on all processes where one of them has none left.
+    """
+    kept, bad = [], 0
+    with seeds.isolated_global_generators(), evaluation_mode(context.model), torch.no_grad():
+        for batch in context.batches(max(limit, context.world)):
+            with context.autocast():
+                total, _ = context.objective(context.model, batch)
+            if total.isfinite():
+                kept.append(batch)
+            else:
+                bad += 1
+    if any_rank(not kept, Ranks(context.rank, context.world), next(context.model.parameters()).device):
+        raise SettingError(
+            f"{by} finds no training batch with a finite loss to measure on ({bad} were not finite); see to the data, "
+            "or look at more with batches="
+        )
+    if bad:
+        warnings.warn(f"{by} leaves {bad} training batches out, whose loss is not finite", LehrWarning, stacklevel=2)
+    return kept
 
 
 def probe_loss(context: RunContext, batches: Iterable[Batch]) -> float:
@@ -225,7 +251,7 @@ def weight_gradients(context: RunContext, names: Sequence[str], batches: Iterabl
                 total, count = context.objective(context.model, batch)
             torch.autograd.grad(total, [p for p in context.model.parameters() if p.requires_grad], allow_unused=True)
             counts += float(count)
-    everything = sum_over_ranks(torch.tensor(counts), ranks)
+    everything = sum_over_ranks(torch.tensor(counts, device=next(context.model.parameters()).device), ranks)
     return {name: sum_over_ranks(gradients[name], ranks) / everything for name in names if name in gradients}
 
 

@@ -37,6 +37,7 @@ class Structure:
         self._held_by: list[str] = []
         self._frobenius: set[str] = set()
         self._frozen: set[str] = set()
+        self._first = [group for optimizer in optimizers for group in optimizer.param_groups]
 
     @property
     def changes(self) -> bool:
@@ -86,6 +87,7 @@ class Structure:
             how = {"factors": isinstance(layer, LowRankLinear), "frobenius": frobenius}
             exchange_parameters(self._optimizers, before, dict(layer.named_parameters()), **how)
             (self._frobenius.add if frobenius else self._frobenius.discard)(name)
+        self._sort()
         parameters = dict(self._model.named_parameters())
         for name, state in (states or {}).items():
             for optimizer in self._optimizers:
@@ -93,6 +95,19 @@ class Structure:
                     optimizer.state[parameters[name]] = state
         for call in self._followers:
             call()
+
+    def _sort(self) -> None:
+        """Put parameters and new groups in the model's order, and not in that of the exchanges.
+
+        A resumed run makes all exchanges at once, and what follows the order, such as the last bits of a norm, must not
+        tell.
+        """
+        place = {id(p): index for index, p in enumerate(self._model.parameters())}
+        first = {id(group) for group in self._first}
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["params"].sort(key=lambda p: place[id(p)])
+            optimizer.param_groups.sort(key=lambda g: -1 if id(g) in first else place[id(g["params"][0])])
 
     def freeze(self, names: Sequence[str]) -> None:
         """Train these parameters no longer, and leave them out of checkpoints: they are what the run began with."""

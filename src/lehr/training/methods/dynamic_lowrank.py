@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lehr.base import seeds
 from lehr.base.durations import Duration, DurationSetting, RunLength
-from lehr.base.errors import SettingError
+from lehr.base.errors import CheckpointError, SettingError
 from lehr.base.protocols import Method, Place, RunContext
 from lehr.base.settings import Settings
 from lehr.lowrank import (
@@ -28,7 +28,16 @@ from lehr.lowrank import (
 )
 from lehr.optim.carry import grown_state, rotated_state
 from lehr.optim.exchange import decay_products
-from lehr.training.factoring import chosen_layers, factored, linears, multiple_of, shapes_of, state_of, weight_gradients
+from lehr.training.factoring import (
+    calibration_batches,
+    chosen_layers,
+    factored,
+    linears,
+    multiple_of,
+    shapes_of,
+    state_of,
+    weight_gradients,
+)
 
 __all__ = ["DynamicLowRank"]
 
@@ -120,6 +129,16 @@ class DynamicMethod(Method):
         first = {name: LowRankLinear.from_linear(dense[name], rank) for name, rank in ranks.items()}
         context.structure.put(first, frobenius=True)
 
+    def run_start(self, model: nn.Module, place: Place) -> None:
+        now = factored(model, self._names)
+        allowed = {name: {ranks[name] for ranks in self._ranks.values()} for name in self._names}
+        other = [n for n in self._names if n not in now or (self._settings.energy and now[n].rank not in allowed[n])]
+        if other:
+            raise CheckpointError(
+                f"dynamic_lowrank: the checkpoint has {other[0]!r} as {model.get_submodule(other[0])}, which does not "
+                "fit these settings; resume with the layers and ratios that the run began with"
+            )
+
     def step_end(self, model: nn.Module, place: Place) -> None:
         decay_products(self._context.optimizers, self._pairs)
         if self._settings.energy is not None and place.step % self._every == 0:
@@ -142,9 +161,10 @@ class DynamicMethod(Method):
         now = factored(model, self._names)
         wanted = {name: rank for name, rank in ranks.items() if rank != now[name].rank}
         rising = [name for name, rank in wanted.items() if rank > now[name].rank]
-        gradients = (
-            weight_gradients(self._context, rising, self._context.batches(self._settings.batches)) if rising else {}
-        )
+        gradients: dict[str, Tensor] = {}
+        if rising:
+            batches = calibration_batches(self._context, self._settings.batches, "dynamic_lowrank")
+            gradients = weight_gradients(self._context, rising, batches)
         layers: dict[str, nn.Module] = {}
         states: dict[str, dict[str, Any]] = {}
         for name, rank in wanted.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
 from lehr.base.errors import SettingError
-from lehr.base.protocols import Batch, Method, Place, RunContext
+from lehr.base.protocols import Method, Place, RunContext
 from lehr.base.settings import Settings
 from lehr.lowrank import (
     Balance,
@@ -25,6 +25,7 @@ from lehr.lowrank import (
 )
 from lehr.optim.exchange import decay_products
 from lehr.training.factoring import (
+    calibration_batches,
     carried,
     chosen_layers,
     factored,
@@ -152,7 +153,7 @@ class ProgressiveMethod(Method):
     def _switch(self, model: nn.Module, step: int) -> None:
         """Factor the layers, keep those that do no harm, and carry over what the optimizer knows."""
         settings, context = self._settings, self._context
-        batches: list[Batch] = list(context.batches(settings.batches))
+        batches = calibration_batches(context, settings.batches, "progressive_lowrank")
         tokens = {name: count for name, count in input_positions(context, self._names, batches).items() if count}
         moments = input_moments(context, list(tokens), batches)
         dense = linears(model, tokens)
