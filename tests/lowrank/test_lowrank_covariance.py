@@ -184,3 +184,10 @@ def test_weighted_spectrum_of_singular_moments_kernels_and_none() -> None:
     assert torch.allclose(weighted_spectrum(kernel, torch.eye(18)), weighted_spectrum(kernel))
     with pytest.raises(SettingError, match=r"use \(18, 18\)"):
         weighted_spectrum(kernel, torch.eye(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weighted_spectrum_of_what_is_not_finite_is_flagged(bad: float) -> None:
+    W, C = drawn(4, 6), torch.eye(6)
+    for weight, moment in ((W * bad, C), (W * bad, None), (W, C * bad)):
+        assert bool(weighted_spectrum(weight, moment).isnan().all())

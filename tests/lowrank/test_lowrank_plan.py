@@ -201,6 +201,7 @@ def test_nothing_to_choose_is_a_table_all_the_same() -> None:
     found = plan(nn.Sequential(nn.Linear(4, 4)), [torch.zeros(2, 4)])
     assert found.ranks == {} and found.gain == 1
     assert "0 of 1 layers" in str(found)
+    assert "0 of 0 layers" in str(plan(nn.Sequential(nn.ReLU()), [torch.zeros(2, 4)]))
 
 
 def test_lines_of_the_table_are_aligned() -> None:
@@ -215,8 +216,14 @@ def test_what_cannot_be_planned_is_refused() -> None:
         Selective(ratio=0.1, energy=0.9)
     with pytest.raises(SettingError, match="without batches"):
         plan(small_gpt(), [])
+    with pytest.raises(SettingError, match="step_seconds=0 for a training step"):
+        plan(small_gpt(), [tokens()], step_seconds=0)
     with pytest.raises(SettingError, match="no field 'ration'"):
         Selective(ration=0.1)
+    broken = trained_like(small_gpt())
+    broken.get_parameter("blocks.0.up.weight").data.fill_(float("nan"))
+    with pytest.raises(SettingError, match="singular values of layer 'blocks.0.up' are not finite"):
+        plan(broken, [tokens()], Selective(energy=0.9, weighted=False))
 
 
 @settings(deadline=None)

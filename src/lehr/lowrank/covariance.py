@@ -74,7 +74,7 @@ def weighted_spectrum(weight: Tensor, moment: Tensor | None = None) -> Tensor:
 
     For a weight (out, in) or a kernel, and the second moment C (in, in) of its input: the sum of the squares is the
     mean of ``||W x||^2``, and those after the first r are what the best factors of rank r lose of it (arXiv
-    2403.07378). C may be singular. Without C the singular values of W itself.
+    2403.07378). C may be singular. Without C the singular values of W itself. NaN where W or C is not finite.
 
     Raises SettingError for a moment of another size. Cost: an eigendecomposition of C, the singular values of W.
 
@@ -83,6 +83,8 @@ def weighted_spectrum(weight: Tensor, moment: Tensor | None = None) -> Tensor:
     tensor([3., 1.], dtype=torch.float64)
     """
     matrix = weight.detach().reshape(weight.shape[0], -1).double()
+    if not (matrix.isfinite().all() and (moment is None or moment.isfinite().all())):
+        return matrix.new_full((min(matrix.shape),), torch.nan)
     if moment is not None:
         size = matrix.shape[1]
         if moment.shape != (size, size):

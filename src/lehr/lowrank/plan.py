@@ -163,7 +163,7 @@ class Plan:
         operations = [sum(column) for column in zip(*(layer.flops() for layer in self.layers), strict=True)] or [0, 0]
         lines = [
             f"{len(self.ranks)} of {len(self.layers)} layers: {self.gain:.2f} times as fast together",
-            f"parameters of the model: {self.model_parameters} to {left} ({left / self.model_parameters:.1%})",
+            f"parameters of the model: {self.model_parameters} to {left} ({left / max(1, self.model_parameters):.1%})",
             f"FLOPs of the layers seen: {operations[0]:.3g} to {operations[1]:.3g} per batch",
         ]
         if self.step_gain is None or self.share is None:
@@ -204,6 +204,8 @@ def plan(
     ({'2': 48}, 'its smaller side is below min_size=128')
     """
     batches, selective = list(batches), selective or Selective()
+    if step_seconds is not None and not step_seconds > 0:
+        raise SettingError(f"step_seconds={step_seconds:g} for a training step; use more than 0, or leave it out")
     if not batches:
         raise SettingError("a plan was asked for without batches; give one or more, of the size of a training step's")
     run = forward or (lambda batch: model(batch[0] if isinstance(batch, tuple | list) else batch))
