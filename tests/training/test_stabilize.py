@@ -157,7 +157,8 @@ def test_a_gradient_that_is_not_finite_stays_so_and_leaves_the_directions_alone(
     bad[3, 4] = math.inf
     made, start = stabilized(bad, 8)
     assert not bool(torch.isfinite(made).any()) and bool(torch.isfinite(start).all())
-    made, start = stabilized(G, 8, start=start)  # from nothing
+    torch.testing.assert_close(start.mT @ start, torch.eye(start.shape[1]))  # directions, though of nothing
+    good, start = stabilized(G, 8, start=start)
     good, start = stabilized(G, 8, start=start)
     assert float((good - G).norm()) < 1.1 * float(torch.linalg.svdvals(G)[8:].square().sum().sqrt())
     made, after = stabilized(bad, 8, start=start)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -140,5 +139,4 @@ def stabilized(
     matrix = in_full(gradient) if scale is None else in_full(gradient) / scale
     found = factorize(matrix, rank=rank, start=start, seed=seed)
     made = found.dense() if scale is None else found.dense() * scale
-    last = torch.zeros_like(found.basis) if start is None else start
-    return made, torch.where(found.finite, found.basis, last).contiguous()
+    return made, found.basis.contiguous()
