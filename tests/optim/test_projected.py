@@ -316,6 +316,17 @@ def test_torchs_own_state_dict_and_a_copy_go_on_bit_for_bit() -> None:
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
 
 
+def test_a_state_of_another_rank_is_refused() -> None:
+    parameter, optimizer = only(small(ratio=0.5))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    other, other_optimizer = only(small(ratio=0.2))
+    other_optimizer.load_state_dict(optimizer.state_dict())
+    other.grad = torch.ones_like(other)
+    with pytest.raises(SettingError, match="ratio=0.2 is rank 1 .* has rank 3; go on with the ratio"):
+        other_optimizer.step()
+
+
 def test_a_group_may_come_later() -> None:
     settings = small(lr=0.01, ratio=0.5)
     parameter, optimizer = only(settings)
@@ -465,7 +476,7 @@ def test_what_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_centered_rmsprop_survives_refreshes_of_gradients_that_hardly_vary(projector: str, momentum: float) -> None:
     parameter, optimizer = only(
-        small(inner=RMSprop(centered=True, momentum=momentum), projector=projector, ratio=0.5, every=10)
+        small(inner=RMSprop(centered=True, momentum=momentum), projector=projector, ratio=1.0, every=10)
     )
     first, second = (torch.randn(6, 9, generator=generator(7, draw), dtype=torch.float64) for draw in range(2))
     for step in range(60):

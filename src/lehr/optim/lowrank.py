@@ -200,6 +200,11 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     def _project(self, parameter: Tensor, proxy: Tensor, seed: int) -> Tensor:
         """Give the proxy the projected gradient; returns what was projected."""
         state = self.state[parameter]
+        if "basis" in state and state["basis"].shape[1] != len(proxy):
+            raise SettingError(
+                f"ratio={self.settings.ratio:g} is rank {len(proxy)} of a {tuple(parameter.shape)} matrix whose state "
+                f"has rank {state['basis'].shape[1]}; go on with the ratio that the state was saved with"
+            )
         matrix = oriented(parameter.grad).to(proxy.dtype)  # type: ignore[arg-type]
         if "error" in state:
             matrix = matrix + state["error"]
