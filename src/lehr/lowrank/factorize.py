@@ -75,7 +75,7 @@ def factorize(
 
     - "exact": the singular value decomposition (Eckart and Young 1936);
     - "range": the randomized range finder with ``power`` power iterations (Halko et al. 2011, arXiv 0909.4061);
-    - "gram": the range finder with its power iterations on the Gram matrix of the short side;
+    - "gram": the range finder with its power iterations, at least 3, on the Gram matrix of the short side;
     - with ``start``, an earlier result for nearly the same matrix or any basis (..., n, k) of its right directions,
       one pass ``Q = orth(A V)``, two products in all, as in PowerSGD (Vogels et al. 2019, arXiv 1905.13727);
     - "auto": exact for sides up to 64 that are not long and for ranks of about half the side, "gram" for high ranks of
