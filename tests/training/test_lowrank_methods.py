@@ -267,7 +267,7 @@ def test_batches_without_a_finite_loss_are_left_out_at_a_change(method: Any, tmp
 
 @pytest.mark.parametrize(
     ("then", "now"),
-    [({"layers": ("up",)}, {"layers": HIDDEN}), ({"energy": 0.9}, {"energy": 0.9, "ratios": (0.07, 0.3)})],
+    [({"layers": ("up",)}, {"layers": HIDDEN}), ({"energy": 0.9}, {"energy": 0.9, "ratios": (0.07, 0.25)})],
     ids=["layers", "ratios"],
 )
 def test_dynamic_rank_goes_on_with_the_layers_that_it_began_with(
@@ -349,6 +349,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"methods": [progressive(at=15)]}, "use one from 1 to 14"),
     ({"methods": [progressive(layers=("nothing.*",))]}, "matches no nn.Linear"),
     ({"methods": [ProgressiveLowRank()]}, "finds no layer"),
+    (
+        {"model": lambda: nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 3, 1), nn.Flatten())}
+        | {"methods": [progressive(layers=("1",))]},
+        "1: it is a convolution",
+    ),
     ({"methods": [LoRA(rank=2, layers=HIDDEN, train=("lost.*",))]}, "matches no parameter"),
     ({"methods": [DynamicLowRank(levels=[[0, 0.9], [3, 0.8]], layers=("up",))]}, "no layer is below"),
 ]
@@ -357,7 +362,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("fields", "said"), BAD, ids=[said for _, said in BAD])
 def test_what_cannot_be_is_refused_before_the_run(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=said):
-        lehr.Trainer(recipe(model=Wide, **fields), run_dir=tmp_path / "run")
+        lehr.Trainer(recipe(**{"model": Wide} | fields), run_dir=tmp_path / "run")
 
 
 @pytest.mark.parametrize("given", [{"ratio": 0.1, "budget": 0.3}, {"ratio": 1.5}, {"energy": 0}])

@@ -66,7 +66,7 @@ def chosen_layers(
     found = selection(context, include, exclude, frozen=frozen)
     names = [c.name for c in found if c.reason is None and c.kind == "linear"]
     if not names:
-        reasons = "; ".join(f"{c.name}: {c.reason}" for c in found[:6])
+        reasons = "; ".join(f"{c.name}: {c.reason or 'it is a convolution'}" for c in found[:6])
         raise SettingError(f"{by} finds no layer of {type(context.model).__name__} to replace ({reasons or 'none'})")
     return names
 
