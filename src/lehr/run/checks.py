@@ -19,8 +19,9 @@ from lehr.data.data import Splits
 from lehr.data.stream import StreamLoader
 from lehr.losses.objective import Supervised
 from lehr.metrics.metric import Metric
-from lehr.run.recipe import Evaluate, Recipe
+from lehr.run.recipe import Evaluate, ModelSettings, Recipe
 from lehr.training.buffers import KeptBuffers
+from lehr.training.methods.lora import LoRA
 from lehr.training.methods.mixing import Mixing
 from lehr.training.precision import warn_if_bf16_is_slower
 from lehr.training.preflight import check_batch
@@ -50,6 +51,17 @@ def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
             ("weights_leave", bool(recipe.weights_leave) and recipe.weights is None),
         ],
     }
+    if (
+        any(isinstance(m, LoRA) for m in recipe.methods)
+        and recipe.weights is None
+        and isinstance(recipe.model, ModelSettings)
+    ):
+        warnings.warn(
+            "lora trains small changes of a trained model, but this one has its initial weights, and they are frozen; "
+            "give weights=RUN or weights=FILE",
+            LehrWarning,
+            stacklevel=3,
+        )
     for why, settings in unused.items():
         names = [name for name, holds in settings if holds]
         if names:

@@ -99,12 +99,14 @@ class StabilizeGradientsMethod(Method):
                 continue
             balance = self._settings.balance
             scale = None if balance is None else row_scale(in_full(matrix), balance, threshold=self._threshold)
+            rank = min(side, _share(side, self._ratio) + self._residual * _share(side, _COMPANION))
             start = self._bases.get(name)
+            narrow = start is None or start.shape[-1] < rank  # resumed with a larger rank
             made, self._bases[name] = stabilized(
                 matrix,
-                min(side, _share(side, self._ratio) + self._residual * _share(side, _COMPANION)),
+                rank,
                 scale=scale,
-                start=None if start is None else start.to(matrix.device),
+                start=None if start is None or narrow else start.to(matrix.device),
                 seed=address(self._seed, "stabilize", name),
             )
             gradient.copy_(made.reshape(gradient.shape))
