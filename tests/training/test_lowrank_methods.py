@@ -254,6 +254,19 @@ def test_weight_decay_is_a_setting_after_the_switch_too(tmp_path: Path) -> None:
     assert {g["frobenius"] for g in groups if "frobenius" in g} == {0.7}
 
 
+def test_products_decay_also_where_the_resumed_settings_leave_the_layer_out(tmp_path: Path) -> None:
+    def with_layers(layers: tuple[str, ...], steps: int) -> Recipe:
+        optim = AdamW(lr=0.01, weight_decay=0.5)
+        return made(progressive(layers=layers), optim=optim, steps=steps, schedule="constant")
+
+    lehr.train(with_layers(HIDDEN, 9), run_dir=tmp_path / "run")
+    trainer = lehr.Trainer(with_layers(("down",), 12), run_dir=tmp_path / "other")
+    values = CheckpointStore(tmp_path / "run/checkpoints")
+    trainer.loop.save.parts["structure"].load_state_dict(values.read(values.newest())["structure"])
+    method = trainer.loop.listeners.given[0]
+    assert {id(U) for U, _ in method._pairs} >= {id(trainer.model.up.U), id(trainer.model.down.U)}
+
+
 @pytest.mark.parametrize("method", [progressive(), DynamicLowRank(levels=[[0, 0.1], [7, 0.2]], layers=HIDDEN)])
 def test_batches_without_a_finite_loss_are_left_out_at_a_change(method: Any, tmp_path: Path) -> None:
     x, y = points(48)

@@ -34,6 +34,7 @@ __all__ = [
     "input_positions",
     "linears",
     "multiple_of",
+    "pairs_of",
     "probe_loss",
     "put_in_place",
     "selection",
@@ -81,6 +82,11 @@ def factored(model: nn.Module, names: Iterable[str]) -> dict[str, LowRankLinear]
     """Return the named layers that are two factors."""
     found = {name: model.get_submodule(name) for name in names}
     return {name: layer for name, layer in found.items() if isinstance(layer, LowRankLinear)}
+
+
+def pairs_of(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the factors of each layer that is two of them; the optimizer's groups say which products decay."""
+    return [(layer.U, layer.V) for layer in model.modules() if isinstance(layer, LowRankLinear)]
 
 
 def shapes_of(layers: Mapping[str, nn.Linear]) -> dict[str, tuple[int, int]]:

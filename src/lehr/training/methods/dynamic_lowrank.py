@@ -34,6 +34,7 @@ from lehr.training.factoring import (
     factored,
     linears,
     multiple_of,
+    pairs_of,
     shapes_of,
     state_of,
     weight_gradients,
@@ -155,7 +156,7 @@ class DynamicMethod(Method):
         return wanted
 
     def _take_hold(self) -> None:
-        self._pairs = [(layer.U, layer.V) for layer in factored(self._context.model, self._names).values()]
+        self._pairs = pairs_of(self._context.model)
 
     def _change(self, model: nn.Module, ranks: Mapping[str, int], step: int) -> None:
         now = factored(model, self._names)

@@ -17,7 +17,7 @@ from lehr.dist.collectives import from_main
 from lehr.dist.ranks import Ranks
 from lehr.lowrank import LowRankConv2d, LowRankLinear, Selective, plan
 from lehr.optim.exchange import decay_products
-from lehr.training.factoring import factored, forward_of, selection
+from lehr.training.factoring import forward_of, pairs_of, selection
 
 __all__ = ["LowRankLayers"]
 
@@ -53,7 +53,7 @@ class LowRankLayers(Selective):
         context.structure.put(layers, frobenius=self.decay == "product")
         if context.rank == 0:
             print(f"lowrank_layers:\n{made.table()}", file=sys.stderr)
-        return LowRankMethod(context, list(layers))
+        return LowRankMethod(context)
 
 
 def _factors(layer: nn.Module, rank: int) -> nn.Module:
@@ -68,13 +68,13 @@ class LowRankMethod(Method):
 
     changes = frozenset({"layers", "model"})
 
-    def __init__(self, context: RunContext, names: list[str]) -> None:
-        self._optimizers, self._names, self._model = context.optimizers, names, context.model
+    def __init__(self, context: RunContext) -> None:
+        self._optimizers, self._model = context.optimizers, context.model
         self._take_hold()
         context.structure.follow(self._take_hold)
 
     def _take_hold(self) -> None:
-        self._pairs = [(layer.U, layer.V) for layer in factored(self._model, self._names).values()]
+        self._pairs = pairs_of(self._model)
 
     def step_end(self, model: nn.Module, place: Place) -> None:
         decay_products(self._optimizers, self._pairs)

@@ -28,12 +28,12 @@ from lehr.training.factoring import (
     calibration_batches,
     carried,
     chosen_layers,
-    factored,
     harmless,
     input_moments,
     input_positions,
     linears,
     multiple_of,
+    pairs_of,
     probe_loss,
     shapes_of,
 )
@@ -140,7 +140,7 @@ class ProgressiveMethod(Method):
             self._switch(model, place.step)
 
     def _take_hold(self) -> None:
-        self._pairs = [(layer.U, layer.V) for layer in factored(self._context.model, self._names).values()]
+        self._pairs = pairs_of(self._context.model)
 
     def _is_due(self, model: nn.Module, step: int) -> bool:
         if step >= self._step:
