@@ -344,7 +344,7 @@ class Unequal(nn.Module):
 
 
 def test_a_budget_is_of_operations_and_a_layer_that_is_never_run_stays_dense(tmp_path: Path) -> None:
-    fields = {"ratio": None, "layers": ("often", "once", "aside"), "balance": "none"}
+    fields = {"ratio": None, "layers": ("often", "once", "aside"), "balance": None}
     trainer = lehr.Trainer(recipe(model=Unequal, methods=[progressive(budget=0.2, **fields)]), run_dir=tmp_path / "run")
     run_steps(trainer, 8)
     layers = {"often": trainer.model.often, "once": trainer.model.once}
@@ -385,7 +385,7 @@ def test_settings_that_contradict_are_refused(given: dict[str, Any]) -> None:
 
 
 def test_no_balance_can_be_asked_for_on_the_command_line() -> None:
-    assert override(made(progressive()), ["methods.0.balance=none"]).methods[0].balance == "none"
+    assert override(made(progressive()), ["methods.0.balance=none"]).methods[0].balance is None
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
@@ -14,7 +14,6 @@ from lehr.base.errors import SettingError
 from lehr.base.protocols import Method, Place, RunContext
 from lehr.base.settings import Settings
 from lehr.lowrank import (
-    Balance,
     LowRankLinear,
     Settling,
     allocate,
@@ -60,8 +59,8 @@ class ProgressiveLowRank(Settings):
     """Or: share of each layer's output energy that its rank is to keep."""
     ratio: float | None = Field(default=None, gt=0, lt=1)
     """Or: rank of each layer as a share of the smaller side of its matrix."""
-    balance: Annotated[Balance, BeforeValidator(lambda given: "none" if given is None else given)] = "activation"
-    """The norm in which the factors are the best: of the layer's outputs; "none" is the truncated SVD."""
+    balance: Literal["activation", "row_norm", "row_sum"] | None = "activation"
+    """The norm in which the factors are the best: that of the layer's outputs; None is the truncated SVD."""
     layers: tuple[str, ...] | None = None
     """Patterns of names of layers to factor, such as ``blocks.*``; all that are large enough if not given."""
     leave: tuple[str, ...] = ()
@@ -162,7 +161,7 @@ class ProgressiveMethod(Method):
             name: LowRankLinear.from_linear(
                 dense[name],
                 rank,
-                balance=settings.balance,
+                balance=settings.balance or "none",
                 covariance=moments[name] if settings.balance == "activation" else None,
             )
             for name, rank in ranks.items()
