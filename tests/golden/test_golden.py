@@ -151,7 +151,8 @@ def test_its_weights_are_read_with_lehr_and_with_nothing_but_torch(tmp_path: Pat
     assert alone == {name: parts["model"][name].tolist() for name in alone}
 
 
-@pytest.mark.filterwarnings("ignore:the last bits may differ")
+# the log is this machine's, and a number in it may have a digit less than the one that the checkpoint belongs to
+@pytest.mark.filterwarnings("ignore:the last bits may differ", "ignore:.*the records in between are lost")
 def test_it_is_gone_on_with_to_the_end(run: Path) -> None:
     """Optimizer state, clock, position in the data and scores are those of the run that wrote it."""
     expected = json.loads(EXPECTED.read_text())

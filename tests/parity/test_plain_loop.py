@@ -112,6 +112,8 @@ def test_close_to_torch_s_own_step_by_step_adamw(tmp_path: Path, global_draws: o
     """The fused kernel rounds elsewhere, and over 40 steps that grows to a few of the last bits."""
     model, found = lehr_run(tmp_path / "run", Mlp)
     expected, losses, _ = plain_loop(Mlp, fused=False)
-    for one, other in zip(model.state_dict().values(), expected.state_dict().values(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    for name, value in expected.state_dict().items():
+        # batch norm takes away what the bias before it adds: its gradient is nothing but rounding, which Adam makes large
+        if name not in ("first.bias", "norm.running_mean"):
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-6, atol=1e-6)
     assert [record["loss"] for record in found] == pytest.approx(losses, rel=1e-6)

@@ -54,7 +54,7 @@ def test_several_base_rates_are_named() -> None:
     muon = planned_curve(recipe(optim=Muon(lr=0.02, adamw=AdamW(lr=0.003))), "mine")
     assert muon.rate == 0.02
     assert muon.notes == (
-        "drawn is the base rate of the first group, Muon 0.02; the others follow: AdamW 0.003",
+        "drawn is the base rate of the first group, MatrixMuon 0.02; the others follow: AdamW 0.003",
     )  # fmt: skip
     layered = planned_curve(recipe(optim=AdamW(lr=0.1, layer_decay=0.5)), "mine")
     assert "the others follow: AdamW 0.05" in layered.notes[0]

@@ -134,6 +134,7 @@ def stabilized(
     approximated residuals at weight 1. A gradient that is not finite gives one that is not finite, and leaves the
     directions as they were.
 
+    >>> import torch
     >>> G = torch.outer(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0]))
     >>> made, start = stabilized(G, 1); torch.allclose(made, G), torch.allclose(stabilized(G, 1, start=start)[0], G)
     (True, True)
