@@ -22,8 +22,17 @@ from lehr.losses import Supervised, cross_entropy
 from lehr.lowrank import LoRALinear, LowRankLinear
 from lehr.optim import OPTIMIZERS, SGD, AdamW, Muon
 from lehr.run.opened import open_run
-from lehr.run.recipe import Evaluate, Recipe, Save
-from lehr.training.methods import EMA, SWA, DynamicLowRank, GradualUnfreezing, L1Penalty, LoRA, ProgressiveLowRank
+from lehr.run.recipe import Evaluate, Recipe, Save, Track
+from lehr.training.methods import (
+    EMA,
+    SWA,
+    DynamicLowRank,
+    GradualUnfreezing,
+    L1Penalty,
+    LoRA,
+    LowRankLayers,
+    ProgressiveLowRank,
+)
 
 WIDTH = 48
 
@@ -263,8 +272,19 @@ def test_products_decay_also_where_the_resumed_settings_leave_the_layer_out(tmp_
     trainer = lehr.Trainer(with_layers(("down",), 12), run_dir=tmp_path / "other")
     values = CheckpointStore(tmp_path / "run/checkpoints")
     trainer.loop.save.parts["structure"].load_state_dict(values.read(values.newest())["structure"])
-    method = trainer.loop.listeners.given[0]
-    assert {id(U) for U, _ in method._pairs} >= {id(trainer.model.up.U), id(trainer.model.down.U)}
+    decayed = {id(p) for group in trainer.loop.update.products for p in group["params"]}
+    assert decayed >= {id(p) for layer in (trainer.model.up, trainer.model.down) for p in (layer.U, layer.V)}
+
+
+def test_the_decay_of_products_rules_a_latch_out(tmp_path: Path) -> None:
+    def recorded(decay: str) -> Recipe:
+        method = LowRankLayers(layers=HIDDEN, ratio=0.1, margin=0.1, decay=decay)
+        optim = AdamW(lr=0.01, weight_decay=0.5)
+        return made(method, optim=optim, track=Track(every=5, read="record"))
+
+    lehr.Trainer(recorded("factors"), run_dir=tmp_path / "factors")
+    with pytest.raises(SettingError, match="the decay of a product cannot be masked"):
+        lehr.Trainer(recorded("product"), run_dir=tmp_path / "product")
 
 
 @pytest.mark.parametrize("method", [progressive(), DynamicLowRank(levels=[[0, 0.1], [7, 0.2]], layers=HIDDEN)])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["factor_states", "grown_state", "rotated_state"]
+__all__ = ["FIRST", "SECOND", "factor_states", "grown_state", "rotated_state"]
 
 FIRST = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})
 """The names under which optimizers keep what is linear in the gradient."""

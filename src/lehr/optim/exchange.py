@@ -80,18 +80,13 @@ def _group(optimizer: torch.optim.Optimizer, home: dict[str, Any], *, factors: b
     return optimizer.param_groups[-1]
 
 
-def decay_products(optimizers: Sequence[torch.optim.Optimizer], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Decay ``U V^T`` of each pair in place, as far as its group asks for it: by ``lr * decay``, as AdamW decays.
+def decay_products(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Decay the products of the factors in ``groups`` in place, by ``lr * frobenius`` of each, as AdamW decays.
 
-    By `lehr.lowrank.frobenius_decay_`; the rate is the one of the group at this step.
+    A group holds U and V of one layer after another, as `exchange_parameters` puts them there; the rate is the one of
+    this step. By `lehr.lowrank.frobenius_decay_`.
     """
-    amounts = {
-        id(p): float(group["lr"]) * group["frobenius"]
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        if group.get("frobenius")
-        for p in group["params"]
-    }
-    for U, V in pairs:
-        if amount := amounts.get(id(U)):
-            frobenius_decay_(U, V, amount)
+    for group in groups:
+        factors = group["params"]
+        for U, V in zip(factors[::2], factors[1::2], strict=True):
+            frobenius_decay_(U, V, float(group["lr"]) * group["frobenius"])

@@ -27,6 +27,7 @@ from lehr.optim.adagrad import Adagrad
 from lehr.optim.adam import Adam
 from lehr.optim.adamw import AdamW
 from lehr.optim.base import Grouped
+from lehr.optim.carry import FIRST, SECOND
 from lehr.optim.groups import owners
 from lehr.optim.lion import Lion
 from lehr.optim.lists import loss_of
@@ -51,9 +52,6 @@ INNER = Table(
 """Optimizers that can be put between the projection and the weights: their steps follow from gradients alone, and
 their state turns with the basis."""
 
-_MEANS = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})
-_SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"})
-"""The names under which they keep what is linear and what is square in the gradients."""
 _SHARED = ("betas", "momentum", "fused")
 """What a group of the projected and one of the inner optimizer have in common: a schedule may cycle the momentum."""
 _LONGEST = 8
@@ -221,8 +219,8 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         if last is not None:
             kept = state["inner"]
             mean = kept.get("grad_avg")  # the centered RMSprop takes the root of what is over its square
-            kept |= {key: rotated_squares(kept[key], basis, last, mean=mean) for key in _SQUARES & kept.keys()}
-            kept |= {key: rotated(kept[key], basis, last) for key in _MEANS & kept.keys()}
+            kept |= {key: rotated_squares(kept[key], basis, last, mean=mean) for key in SECOND & kept.keys()}
+            kept |= {key: rotated(kept[key], basis, last) for key in FIRST & kept.keys()}
             same = lazy is not None and float(overlap(basis, last)) >= lazy
             longest = _LONGEST * self.settings.every
             state["interval"] = min(2 * state["interval"], longest) if same else self.settings.every
@@ -231,13 +229,14 @@ class ProjectedOptimizer(torch.optim.Optimizer):
 
     def _lifted(self, state: dict[str, Any], matrix: Tensor, proxy: Tensor) -> Tensor:
         """Return the change of the weights before its rate: the proxy's step, and what is made of the residual."""
-        basis, projected, step = state["basis"], proxy.grad, -proxy.data
+        basis: Tensor = state["basis"]
+        projected, step = proxy.grad, -proxy.data
         assert projected is not None
         if self.settings.residual is None:
-            return basis @ step  # type: ignore[no-any-return]
+            return basis @ step
         if self.settings.residual == "feedback":
             state["error"] = (matrix - basis @ projected).contiguous()
-            return basis @ step  # type: ignore[no-any-return]
+            return basis @ step
         whole = self.settings.projector == "random"  # which estimates norms, and approximates nothing
         part = channel_scales(step, projected, matrix) * (matrix if whole else matrix - basis @ projected)
         part, norm = limited(part, state.get("norm"), self.settings.limit)

@@ -341,6 +341,7 @@ def _latch(
         "nonfinite=skip needs to know at each step": recipe.nonfinite == "skip",
         "the data cannot be gone back to": not loader.seekable,
         "an optimizer has no kernel that can be masked": not can_mask(optimizers),
+        "the decay of a product cannot be masked": any(g.get("frobenius") for o in optimizers for g in o.param_groups),
         "a method changes gradients or the model": bool(listeners.grads_ready or listeners.model_changes),
     }
     present = [reason for reason, holds in obstacles.items() if holds]

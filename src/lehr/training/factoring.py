@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from lehr.base import seeds
 from lehr.base.errors import LehrWarning, SettingError
 from lehr.base.modes import evaluation_mode
-from lehr.base.protocols import Batch, RunContext
+from lehr.base.protocols import Batch, Method, RunContext
 from lehr.base.tensors import in_full
 from lehr.dist.collectives import any_rank, sum_over_ranks
 from lehr.dist.ranks import Ranks
@@ -23,6 +24,7 @@ from lehr.optim.carry import factor_states
 from lehr.training.evaluate import evaluate
 
 __all__ = [
+    "Exchanged",
     "Layers",
     "calibration_batches",
     "carried",
@@ -34,7 +36,6 @@ __all__ = [
     "input_positions",
     "linears",
     "multiple_of",
-    "pairs_of",
     "probe_loss",
     "put_in_place",
     "selection",
@@ -45,6 +46,12 @@ __all__ = [
 
 Layers = Mapping[str, nn.Module]
 """The layers that are to be put into a model, by the names of those that they are for."""
+
+
+class Exchanged(Method):
+    """A method that has exchanged layers when it was built, and has nothing left to do."""
+
+    changes = frozenset({"layers"})
 
 
 def selection(
@@ -82,11 +89,6 @@ def factored(model: nn.Module, names: Iterable[str]) -> dict[str, LowRankLinear]
     """Return the named layers that are two factors."""
     found = {name: model.get_submodule(name) for name in names}
     return {name: layer for name, layer in found.items() if isinstance(layer, LowRankLinear)}
-
-
-def pairs_of(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the factors of each layer that is two of them; the optimizer's groups say which products decay."""
-    return [(layer.U, layer.V) for layer in model.modules() if isinstance(layer, LowRankLinear)]
 
 
 def shapes_of(layers: Mapping[str, nn.Linear]) -> dict[str, tuple[int, int]]:
@@ -213,7 +215,7 @@ def harmless(
     for name in layers:
         with put_in_place(model, {name: layers[name]}):
             alone = loss()
-        harm[name] = alone - before if alone == alone else float("inf")
+        harm[name] = alone - before if math.isfinite(alone) else math.inf
     worst = sorted(layers, key=lambda name: -harm[name])
     while worst and not after <= limit:
         del kept[worst.pop(0)]

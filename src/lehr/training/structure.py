@@ -77,7 +77,7 @@ class Structure:
         """Put each module in the place of the one of that name; new parameters join the groups of those that go.
 
         ``states`` has the optimizer's state of new parameters, by name; others begin with none. With ``frobenius`` the
-        matrices are decayed through their product, by `decay_products`, and no longer by the optimizer.
+        matrices are decayed through their product, by `lehr.optim.exchange.decay_products`, and not by the optimizer.
         """
         if not layers:
             return

@@ -27,14 +27,12 @@ from lehr.lowrank import (
     trainable,
 )
 from lehr.optim.carry import grown_state, rotated_state
-from lehr.optim.exchange import decay_products
 from lehr.training.factoring import (
     calibration_batches,
     chosen_layers,
     factored,
     linears,
     multiple_of,
-    pairs_of,
     shapes_of,
     state_of,
     weight_gradients,
@@ -125,8 +123,6 @@ class DynamicMethod(Method):
         self._ranks = _ranks_below_break_even(shapes_of(dense), sorted(ratios))
         ranks = self._ranks[levels[0][1]]
         self._names = list(ranks)
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        context.structure.follow(self._take_hold)
         first = {name: LowRankLinear.from_linear(dense[name], rank) for name, rank in ranks.items()}
         context.structure.put(first, frobenius=True)
 
@@ -141,7 +137,6 @@ class DynamicMethod(Method):
             )
 
     def step_end(self, model: nn.Module, place: Place) -> None:
-        decay_products(self._context.optimizers, self._pairs)
         if self._settings.energy is not None and place.step % self._every == 0:
             self._change(model, self._by_energy(model, self._settings.energy), place.step)
         elif place.step in self._starts:
@@ -154,9 +149,6 @@ class DynamicMethod(Method):
             ranks = sorted({ranks[name] for ranks in self._ranks.values()})
             wanted[name] = level_by_energy(int(energy_rank(spectrum, energy)), layer.rank, ranks)
         return wanted
-
-    def _take_hold(self) -> None:
-        self._pairs = pairs_of(self._context.model)
 
     def _change(self, model: nn.Module, ranks: Mapping[str, int], step: int) -> None:
         now = factored(model, self._names)

@@ -12,7 +12,7 @@ from lehr.base.errors import SettingError
 from lehr.base.protocols import Method, RunContext
 from lehr.base.settings import Settings
 from lehr.lowrank import LoRALinear
-from lehr.training.factoring import chosen_layers
+from lehr.training.factoring import Exchanged, chosen_layers
 
 __all__ = ["LoRA"]
 
@@ -58,16 +58,10 @@ class LoRA(Settings):
         )
         pairs = {name: self._beside(context, name) for name in names}
         context.structure.put(pairs)
-        return LoRAMethod()
+        return Exchanged()
 
     def _beside(self, context: RunContext, name: str) -> nn.Module:
         generator = seeds.generator(context.seed, "lora", name)
         linear = context.model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         return LoRALinear.from_linear(linear, self.rank, self.alpha, dropout=self.dropout, generator=generator)
-
-
-class LoRAMethod(Method):
-    """Has done its work when the run begins."""
-
-    changes = frozenset({"layers"})

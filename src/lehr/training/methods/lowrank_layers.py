@@ -12,12 +12,11 @@ from torch import nn
 
 from lehr.base import seeds
 from lehr.base.errors import SettingError
-from lehr.base.protocols import Method, Place, RunContext
+from lehr.base.protocols import Method, RunContext
 from lehr.dist.collectives import from_main
 from lehr.dist.ranks import Ranks
 from lehr.lowrank import LowRankConv2d, LowRankLinear, Selective, plan
-from lehr.optim.exchange import decay_products
-from lehr.training.factoring import forward_of, pairs_of, selection
+from lehr.training.factoring import Exchanged, forward_of, selection
 
 __all__ = ["LowRankLayers"]
 
@@ -53,7 +52,7 @@ class LowRankLayers(Selective):
         context.structure.put(layers, frobenius=self.decay == "product")
         if context.rank == 0:
             print(f"lowrank_layers:\n{made.table()}", file=sys.stderr)
-        return LowRankMethod(context)
+        return Exchanged()
 
 
 def _factors(layer: nn.Module, rank: int) -> nn.Module:
@@ -61,20 +60,3 @@ def _factors(layer: nn.Module, rank: int) -> nn.Module:
         return LowRankConv2d.from_conv(layer, rank)
     assert isinstance(layer, nn.Linear)
     return LowRankLinear.from_linear(layer, rank)
-
-
-class LowRankMethod(Method):
-    """Decays the products of one run's factors."""
-
-    changes = frozenset({"layers", "model"})
-
-    def __init__(self, context: RunContext) -> None:
-        self._optimizers, self._model = context.optimizers, context.model
-        self._take_hold()
-        context.structure.follow(self._take_hold)
-
-    def _take_hold(self) -> None:
-        self._pairs = pairs_of(self._model)
-
-    def step_end(self, model: nn.Module, place: Place) -> None:
-        decay_products(self._optimizers, self._pairs)

@@ -22,7 +22,6 @@ from lehr.lowrank import (
     ranks_by_ratio,
     weighted_spectrum,
 )
-from lehr.optim.exchange import decay_products
 from lehr.training.factoring import (
     calibration_batches,
     carried,
@@ -32,7 +31,6 @@ from lehr.training.factoring import (
     input_positions,
     linears,
     multiple_of,
-    pairs_of,
     probe_loss,
     shapes_of,
 )
@@ -73,7 +71,7 @@ class ProgressiveLowRank(Settings):
     """Over how many updates the rates rise again after the switch."""
     rate: float = Field(default=1.0, gt=0)
     """Factor on the rates after the switch."""
-    decay: str = Field(default="product", pattern="^(product|factors)$")
+    decay: Literal["product", "factors"] = "product"
     """What weight decay falls on after the switch: the product of the factors (Frobenius decay), or each factor."""
     tolerance: float = Field(default=0.02, gt=0)
     """Without ``at``: within which share of its size each stable rank has to stay to have settled."""
@@ -123,8 +121,6 @@ class ProgressiveMethod(Method):
         self._settling = Settling(window=settings.window, tolerance=settings.tolerance)
         self._switched: int | None = None
         self._report: dict[str, Any] = {}
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        context.structure.follow(self._take_hold)
 
     def rate_ready(self, factor: float, place: Place) -> float:
         if self._switched is None:
@@ -133,13 +129,8 @@ class ProgressiveMethod(Method):
         return factor * self._settings.rate * min(1.0, since / self._rewarm if self._rewarm else 1.0)
 
     def step_end(self, model: nn.Module, place: Place) -> None:
-        if self._switched is not None:
-            decay_products(self._context.optimizers, self._pairs)
-        elif self._is_due(model, place.step):
+        if self._switched is None and self._is_due(model, place.step):
             self._switch(model, place.step)
-
-    def _take_hold(self) -> None:
-        self._pairs = pairs_of(self._context.model)
 
     def _is_due(self, model: nn.Module, step: int) -> bool:
         if step >= self._step:

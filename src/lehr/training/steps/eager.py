@@ -20,6 +20,7 @@ from lehr.dist.ranks import Ranks
 from lehr.dist.wrap import without_sync
 from lehr.losses.objective import Objective
 from lehr.optim.clip import clip_factor, global_norm
+from lehr.optim.exchange import decay_products
 from lehr.optim.lean import lean_step
 from lehr.schedules.schedule import Schedule
 from lehr.training.buffers import KeptBuffers
@@ -94,6 +95,7 @@ class EagerStep:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
         self.rates: list[tuple[dict[str, Any], float]] = [(group, group["initial_lr"]) for group in groups]
+        self.products = [group for group in groups if group.get("frobenius")]
         if self.untrained is not None:
             self.untrained = Untrained(self.model, self.optimizers)
 
@@ -242,6 +244,8 @@ class EagerStep:
             set_momentum(self.optimizers, self.momentum(step))
         for step_optimizer in self.steps:
             step_optimizer()
+        if self.products:
+            decay_products(self.products)
 
     def withhold(self, outcome: Outcome) -> Outcome:
         """Leave everything as it was before the step."""
