@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from lehr.base.errors import SettingError
 from lehr.lowrank import Pair, balanced_pair, break_even, companion, energy_rank, spectral_entropy, stable_rank
 from lehr.lowrank.decomposition import truncated
-from lehr.lowrank.orthonormal import cholesky_qr2, graded_svd, orthonormal, thin_svd
+from lehr.lowrank.orthonormal import cholesky_qr2, orthonormal, thin_svd
 from lehr.lowrank.sketch import sketched, sparse_sign
+from lehr.lowrank.warm import warm_pass
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -75,11 +76,10 @@ def test_cholesky_qr_reads_nothing_from_the_device() -> None:
         assert cholesky_qr2(Y).shape == (40, 5)
 
 
-@pytest.mark.parametrize("make", [thin_svd, graded_svd])
 @pytest.mark.parametrize("name", [name for name in DIFFICULT if name not in {"large", "unequal scales"}])
-def test_small_singular_values_and_vectors(make: object, name: str) -> None:
+def test_small_singular_values_and_vectors(name: str) -> None:
     Y = DIFFICULT[name]
-    U, S, X = make(Y)  # type: ignore[operator]
+    U, S, X = thin_svd(Y)
     assert off_orthonormal(U) < 1e-5
     assert off_orthonormal(X) < 1e-5
     exact = torch.linalg.svdvals(Y.double())
@@ -87,10 +87,53 @@ def test_small_singular_values_and_vectors(make: object, name: str) -> None:
     torch.testing.assert_close((U * S.unsqueeze(-2)) @ X.mT, Y, rtol=1e-4, atol=2e-5 * max(float(Y.abs().max()), 1e-3))
 
 
-def test_graded_svd_is_taken_where_it_is_exact() -> None:
-    U, S, _ = graded_svd(torch.linalg.qr(normal(300, 30)).Q * torch.logspace(0, -3, 30))
+@pytest.mark.parametrize(("exponent", "by_gram"), [(2.0, True), (3.0, True), (4.0, False)])
+def test_the_gram_matrix_gives_the_small_svd_where_it_is_exact(
+    exponent: float, by_gram: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Y, asked = graded(300, 30, exponent), []
+    qr = torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda A: asked.append(A) or qr(A))
+    U, S, X = thin_svd(Y)
+    assert bool(asked) is not by_gram
     assert off_orthonormal(U) < 1e-5
-    torch.testing.assert_close(S, torch.logspace(0, -3, 30), rtol=1e-4, atol=0)
+    assert off_orthonormal(X) < 1e-5
+    exact = torch.linalg.svdvals(Y.double())
+    torch.testing.assert_close(S.double(), exact, rtol=1e-4, atol=1e-6 * float(exact.max()))
+
+
+def near(A: Tensor, k: int, noise: float) -> Tensor:
+    """The leading right directions of A, and a little of others."""
+    V = torch.linalg.svd(A, full_matrices=False).Vh.mT[..., :k]
+    return torch.linalg.qr(V + noise * normal(*V.shape) / V.shape[-2] ** 0.5).Q
+
+
+PASSES = {
+    "near": (graded(300, 60, 2.0), near(graded(300, 60, 2.0), 12, 0.1), False),
+    "batch": (normal(3, 90, 40), near(normal(3, 90, 40), 10, 0.1), False),
+    "far": (graded(300, 60, 3.0), normal(60, 12, seed=5), True),
+    "of lower rank": (normal(300, 4) @ normal(4, 60), near(normal(300, 60), 12, 0.1), True),
+    "zero": (torch.zeros(300, 60), near(normal(300, 60), 12, 0.1), True),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_warm_pass_is_the_projection_on_what_the_basis_is_mapped_to(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    A, basis, forms = PASSES[name]
+    formed = []
+    monkeypatch.setattr("lehr.lowrank.warm.orthonormal", lambda Y: formed.append(Y) or orthonormal(Y))
+    U, S, V = warm_pass(A, basis)
+    assert bool(formed) is forms, "the basis is formed where the short way would cancel, and only there"
+    for vectors in (U, V):
+        assert off_orthonormal(vectors) < 1e-5
+    Q = torch.linalg.svd((A @ basis).double(), full_matrices=False).U
+    rank = int(torch.linalg.matrix_rank(A.double() @ basis.double()).min())
+    Q = Q[..., :rank]
+    torch.testing.assert_close(
+        (U * S.unsqueeze(-2)) @ V.mT, (Q @ Q.mT @ A.double()).float(), rtol=0, atol=2e-5 * (1 + float(A.abs().max()))
+    )
 
 
 def test_sparse_signs() -> None:

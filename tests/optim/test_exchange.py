@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from lehr.optim import AdamW, Muon
 from lehr.optim.exchange import decay_products, exchange_parameters
 
 
-def put(model: nn.Module, optimizers: list[torch.optim.Optimizer], name: str, rank: int, **how: bool) -> LowRankLinear:
+def put(model: nn.Module, optimizers: list[torch.optim.Optimizer], name: str, rank: int, **how: Any) -> LowRankLinear:
     old = model.get_submodule(name)
     before = dict(old.named_parameters())
     new = LowRankLinear.from_linear(old, rank)  # type: ignore[arg-type]
@@ -47,6 +49,25 @@ def test_a_matrix_of_muon_is_followed_in_muon() -> None:
     first, second = put(model, [muon, adamw], "0", 4), put(model, [muon, adamw], "1", 4)
     assert [(len(g["params"]), g.get("factors")) for g in muon.param_groups] == [(4, True)]
     assert [id(p) for p in muon.param_groups[0]["params"]] == [id(p) for m in (first, second) for p in (m.U, m.V)]
+
+
+def test_factors_have_a_rate_of_their_own_but_not_where_their_product_is_moved() -> None:
+    def wide() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 4))
+
+    model = wide()
+    optimizers = AdamW(weight_decay=0.5).build(model)
+    new = put(model, optimizers, "0", 4, factor_rate=3.0)
+    home = next(group for group in optimizers[0].param_groups if id(new.U) in ids(group))
+    assert (home["factor_rate"], len(home["params"])) == (3.0, 2)
+    before = dict(new.named_parameters())
+    model[0] = new.to_dense()
+    exchange_parameters(optimizers, before, dict(model[0].named_parameters()))
+    assert not any("factor_rate" in group for group in optimizers[0].param_groups)
+    model = wide()
+    muon, adamw = Muon().build(model)
+    put(model, [muon, adamw], "0", 4, factor_rate=3.0)
+    assert not any("factor_rate" in group for o in (muon, adamw) for group in o.param_groups)
 
 
 def test_a_group_without_parameters_is_gone_and_back_again_for_a_dense_layer() -> None:

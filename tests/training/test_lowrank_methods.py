@@ -14,7 +14,7 @@ from helpers import assert_same, exact, points, recipe, run_steps, weights
 from torch import Tensor, nn
 
 import lehr
-from lehr.base.errors import CheckpointError, LehrWarning, SettingError
+from lehr.base.errors import CheckpointError, LehrWarning, NoEffectWarning, SettingError
 from lehr.base.protocols import Method, Place
 from lehr.base.settings import override
 from lehr.checkpoint.store import CheckpointStore
@@ -261,6 +261,40 @@ def test_weight_decay_is_a_setting_after_the_switch_too(tmp_path: Path) -> None:
         part.load_state_dict(values[name])
     groups = trainer.loop.update.optimizers[0].param_groups
     assert {g["frobenius"] for g in groups if "frobenius" in g} == {0.7}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        progressive(factor_rate=3.0),
+        LowRankLayers(layers=HIDDEN, ratio=0.1, margin=0.1, factor_rate=3.0),
+        DynamicLowRank(levels=[[0, 0.1], [7, 0.2]], layers=HIDDEN, factor_rate=3.0),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_factors_move_at_their_own_rate_also_after_a_resume(method: Any, tmp_path: Path) -> None:
+    def rates(trainer: lehr.Trainer) -> tuple[float, float]:
+        of = {id(p): rate for group, rate in trainer.loop.update.rates for p in group["params"]}
+        return of[id(trainer.model.up.U)], of[id(trainer.model.first.weight)]
+
+    def with_steps(steps: int) -> Recipe:
+        return made(method, optim=AdamW(lr=0.01), steps=steps, schedule="constant")
+
+    trainer = lehr.Trainer(with_steps(9), run_dir=tmp_path / "run")
+    trainer.fit()
+    assert rates(trainer) == (0.03, 0.01)
+    assert {group["lr"] for group in trainer.loop.update.optimizers[0].param_groups} == {0.03, 0.01}
+    again = lehr.Trainer(with_steps(11), run_dir=tmp_path / "other")
+    saved = CheckpointStore(tmp_path / "run/checkpoints")
+    again.loop.save.parts["structure"].load_state_dict(saved.read(saved.newest())["structure"])
+    assert rates(again) == (0.03, 0.01)
+
+
+def test_what_was_for_the_switch_has_no_effect_after_it_and_says_so(tmp_path: Path) -> None:
+    lehr.train(made(progressive(), steps=9, schedule="constant"), run_dir=tmp_path / "run")
+    other = made(progressive(ratio=0.1, rate=0.5), steps=11, schedule="constant")
+    with pytest.warns(NoEffectWarning, match=r"at step 7.*no effect any more: ratio=0.1 \(then 0.25\)$"):
+        lehr.resume(tmp_path / "run", recipe=other, allow_changes=True)
 
 
 def test_products_decay_also_where_the_resumed_settings_leave_the_layer_out(tmp_path: Path) -> None:

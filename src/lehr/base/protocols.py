@@ -142,6 +142,7 @@ class Exchanges(Protocol):
         states: Mapping[str, dict[str, Any]] | None = None,
         *,
         frobenius: bool = False,
+        factor_rate: float = 1.0,
     ) -> None:
         """Put each module in the place of the one of that name."""
 
@@ -172,6 +173,7 @@ class FixedLayers:
         states: Mapping[str, dict[str, Any]] | None = None,
         *,
         frobenius: bool = False,
+        factor_rate: float = 1.0,
     ) -> None:
         """Refuse."""
         raise SettingError(f"no layer is exchanged here, so neither is {', '.join(layers)}")

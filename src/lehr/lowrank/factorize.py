@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
@@ -12,10 +13,11 @@ from lehr.base.errors import SettingError
 from lehr.base.tensors import in_full
 from lehr.lowrank.decomposition import Decomposition
 from lehr.lowrank.gram import gram_basis
-from lehr.lowrank.orthonormal import graded_svd, orthonormal, thin_svd
+from lehr.lowrank.orthonormal import orthonormal, product, thin_svd
 from lehr.lowrank.range_finder import range_finder
 from lehr.lowrank.sketch import Sketch
 from lehr.lowrank.spectrum import energy_rank
+from lehr.lowrank.warm import warm_pass
 
 __all__ = ["Method", "factorize"]
 
@@ -146,7 +148,7 @@ def _check(A: Tensor, rank: int | None, energy: float | None, basis: Tensor | No
             f"start of shape {tuple(basis.shape)} for rank {rank} of matrices {tuple(A.shape)}; use ({n}, k) with k "
             f"from {rank or 1} to {min(m, n)}, one for all or one for each matrix"
         )
-    if basis.device.type == "cpu" and not bool(basis.isfinite().all()):
+    if basis.device.type == "cpu" and not torch.linalg.vector_norm(basis, math.inf).isfinite():
         raise SettingError("the start is not finite; start from the basis of a finite result, or leave it out")
 
 
@@ -168,9 +170,7 @@ def _factors(
     """Return factors that are wide enough for the rank or the share of energy."""
     m, n = A.shape[-2:]
     if basis is not None:
-        Q = orthonormal((basis.mT @ A.mT).mT)
-        V, S, X = graded_svd((Q.mT @ A).mT)
-        found = _Factors(Q @ X, S, V, "warm")
+        found = _Factors(*warm_pass(A, basis), "warm")
         if energy is None or _reaches(found, energy, total):
             return found
     if m < n:
@@ -210,10 +210,10 @@ def _cold(A: Tensor, k: int, plan: _Plan) -> _Factors:
         return _Factors(U, S, Vh.mT, method)
     if method == "gram":
         Z = gram_basis(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
-        Q = orthonormal((Z.mT @ A.mT).mT)
+        Q = orthonormal(product(A, Z))
     else:
         Q = range_finder(A, k, power=plan.power, sketch=plan.sketch, seed=plan.seed)
-    V, S, X = thin_svd((Q.mT @ A).mT)
+    V, S, X = thin_svd(product(A.mT, Q))
     return _Factors(Q @ X, S, V, method)
 
 

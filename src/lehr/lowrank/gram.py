@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lehr.lowrank.orthonormal import orthonormal
+from lehr.lowrank.orthonormal import orthonormal, product
 from lehr.lowrank.sketch import Sketch, sketched
 
 __all__ = ["ITERATIONS", "gram_basis"]
@@ -29,5 +29,5 @@ def gram_basis(A: Tensor, k: int, *, power: int, sketch: Sketch = "gaussian", se
     gram = A.mT @ A
     Z = orthonormal(sketched(gram, k, sketch, seed))
     for _ in range(max(power, ITERATIONS) - 1):
-        Z = orthonormal((Z.mT @ gram).mT)
+        Z = orthonormal(product(gram, Z))
     return Z

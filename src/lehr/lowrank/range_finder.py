@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lehr.lowrank.orthonormal import orthonormal
+from lehr.lowrank.orthonormal import orthonormal, product
 from lehr.lowrank.sketch import Sketch, sketched
 
 __all__ = ["range_finder"]
@@ -26,6 +26,6 @@ def range_finder(A: Tensor, k: int, *, power: int, sketch: Sketch = "gaussian", 
     """
     Y = sketched(A, k, sketch, seed)
     for _ in range(power):
-        Z = orthonormal((orthonormal(Y).mT @ A).mT)
-        Y = (Z.mT @ A.mT).mT
+        Z = orthonormal(product(A.mT, orthonormal(Y)))
+        Y = product(A, Z)
     return orthonormal(Y)

@@ -21,13 +21,16 @@ def exchange_parameters(
     *,
     factors: bool = False,
     frobenius: bool = False,
+    factor_rate: float = 1.0,
 ) -> None:
     """Put the parameters ``after`` into the groups of those ``before`` that are gone, whose state is dropped.
 
     A new matrix joins the group that the first gone matrix was in, a new vector that of the first gone vector.
     Parameters without gradient join none. ``factors`` says that the new matrices are two factors, U and V: an optimizer
     that takes factors as such gets them in a copy of that group, with the entry ``factors``. With ``frobenius`` the
-    copy is without weight decay, and its entry ``frobenius`` is the decay that the product is to have.
+    copy is without weight decay, and its entry ``frobenius`` is the decay that the product is to have. The entry
+    ``factor_rate`` is what the rate of factors is to be multiplied by; an optimizer that takes factors as such, and
+    moves their product, gets none.
 
     >>> old, new = torch.zeros(4, 4), [torch.zeros(4, 1, requires_grad=True) for _ in "UV"]
     >>> optimizer = torch.optim.AdamW([old], lr=0.1, weight_decay=0.5)
@@ -49,7 +52,9 @@ def exchange_parameters(
         matrix = parameter.ndim >= 2
         if home := homes.get(matrix, next(iter(homes.values()), None)):
             pair = factors and matrix
-            _group(*home, factors=pair, frobenius=pair and frobenius)["params"].append(parameter)
+            _group(*home, factors=pair, frobenius=pair and frobenius, factor_rate=factor_rate)["params"].append(
+                parameter
+            )
     for optimizer in optimizers:
         begin_velocities(optimizer)
         for parameter in gone:
@@ -63,14 +68,22 @@ def _holds(group: Mapping[str, Any], parameter: Tensor) -> bool:
     return any(p is parameter for p in group["params"])
 
 
-def _group(optimizer: torch.optim.Optimizer, home: dict[str, Any], *, factors: bool, frobenius: bool) -> dict[str, Any]:
+_OF_FACTORS = frozenset({"factors", "frobenius", "factor_rate"})
+"""Entries of groups of factors that those of other parameters do not have."""
+
+
+def _group(
+    optimizer: torch.optim.Optimizer, home: dict[str, Any], *, factors: bool, frobenius: bool, factor_rate: float
+) -> dict[str, Any]:
     """Return the group with the settings of ``home`` for such parameters; made if need be."""
     decay = home.get("frobenius", home.get("weight_decay", 0.0))
-    wanted = {key: value for key, value in home.items() if key not in ("params", "factors", "frobenius")}
+    wanted = {key: value for key, value in home.items() if key != "params" and key not in _OF_FACTORS}
     if "weight_decay" in home:
         wanted["weight_decay"] = 0.0 if frobenius else decay
     if factors and getattr(optimizer, "takes_factors", False):
         wanted["factors"] = True
+    elif factors and factor_rate != 1:
+        wanted["factor_rate"] = factor_rate
     if frobenius and decay:
         wanted["frobenius"] = decay
     for group in optimizer.param_groups:

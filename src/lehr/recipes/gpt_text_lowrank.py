@@ -1,6 +1,6 @@
 """The byte-level GPT of `gpt-text`, three times as wide, with progressive low rank.
 
-Dense layers first; from a quarter of the run on, each of the wide matrices is two factors. What that saves, and what
+Dense layers first; from 45 % of the run on, each of the wide matrices is two factors. What that saves, and what
 it costs against the dense model and against a narrower one, stands in the card.
 """
 
@@ -23,7 +23,7 @@ def recipe() -> Recipe:
             "model": GPTSettings(width=384, depth=3, heads=6),
             "optim": AdamW(lr=6e-3, betas=(0.9, 0.95), weight_decay=0.0, rules=(Rule(pattern="blocks.*", rate=0.25),)),
             "schedule": WarmupLinear(warmup="5%"),
-            "methods": (ProgressiveLowRank(at="25%", ratio=0.15),),
+            "methods": (ProgressiveLowRank(at="45%", ratio=0.15),),
             "steps": 300,
             "evaluate": Evaluate(every="10%", batches=16),
         }

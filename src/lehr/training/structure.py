@@ -15,6 +15,9 @@ from lehr.optim.exchange import exchange_parameters
 
 __all__ = ["Structure", "rebuild"]
 
+_AS_DENSE: dict[str, Any] = {"frobenius": False, "factor_rate": 1.0}
+"""How a layer is trained if nothing else is said."""
+
 
 class Structure:
     """Exchanges layers of a model that is in training: in the model, in its optimizers, and for all that hold them.
@@ -35,7 +38,7 @@ class Structure:
         self._followers: list[Callable[[], None]] = []
         self._changed_by: list[str] = []
         self._held_by: list[str] = []
-        self._frobenius: set[str] = set()
+        self._how: dict[str, dict[str, Any]] = {}
         self._frozen: set[str] = set()
         self._first = [group for optimizer in optimizers for group in optimizer.param_groups]
 
@@ -73,20 +76,26 @@ class Structure:
         states: Mapping[str, dict[str, Any]] | None = None,
         *,
         frobenius: bool = False,
+        factor_rate: float = 1.0,
     ) -> None:
         """Put each module in the place of the one of that name; new parameters join the groups of those that go.
 
         ``states`` has the optimizer's state of new parameters, by name; others begin with none. With ``frobenius`` the
-        matrices are decayed through their product, by `lehr.optim.exchange.decay_products`, and not by the optimizer.
+        matrices are decayed through their product, by `lehr.optim.exchange.decay_products`, and not by the optimizer;
+        ``factor_rate`` multiplies the rates of factors.
         """
         if not layers:
             return
+        how = {"frobenius": frobenius, "factor_rate": factor_rate}
         for name, layer in layers.items():
             before = dict(self._model.get_submodule(name).named_parameters())
             exchange(self._model, name, layer)
-            how = {"factors": isinstance(layer, LowRankLinear), "frobenius": frobenius}
-            exchange_parameters(self._optimizers, before, dict(layer.named_parameters()), **how)
-            (self._frobenius.add if frobenius else self._frobenius.discard)(name)
+            factors = isinstance(layer, LowRankLinear)
+            after = dict(layer.named_parameters())
+            exchange_parameters(
+                self._optimizers, before, after, factors=factors, frobenius=frobenius, factor_rate=factor_rate
+            )
+            self._how[name] = how
         self._sort()
         parameters = dict(self._model.named_parameters())
         for name, state in (states or {}).items():
@@ -126,9 +135,9 @@ class Structure:
         return sorted(self._frozen | bases)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what each layer of a kind of lehr's own is, how it is decayed, and what a checkpoint leaves out."""
+        """Return what each layer of a kind of lehr's own is, how it is trained, and what a checkpoint leaves out."""
         layers = {
-            name: {"layer": description, "frobenius": name in self._frobenius}
+            name: {"layer": description, **self._how.get(name, _AS_DENSE)}
             for name, description in described(self._model).items()
         }
         left_out = self.left_out()
@@ -141,14 +150,14 @@ class Structure:
             if name not in layers:
                 self.put({name: rebuilt(self._model.get_submodule(name), {"kind": "dense"})})
         for name in sorted(layers, key=lambda name: name.count(".")):
-            wanted = layers[name]
-            if here.get(name) == wanted["layer"] and (name in self._frobenius) == wanted["frobenius"]:
+            wanted, how = layers[name], {key: layers[name][key] for key in _AS_DENSE}
+            if here.get(name) == wanted["layer"] and self._how.get(name, _AS_DENSE) == how:
                 continue
             try:
                 layer = rebuilt(self._model.get_submodule(name), wanted["layer"])
             except (AttributeError, LehrError) as error:
                 raise CheckpointError(f"the checkpoint's layer {name!r} does not fit the model: {error}") from error
-            self.put({name: layer}, frobenius=wanted["frobenius"])
+            self.put({name: layer}, **how)
         if state["sha256"] != _digest(self._model, state["left_out"]):
             raise CheckpointError(
                 f"the checkpoint holds only what trains, and the {len(state['left_out'])} frozen parameters are not "

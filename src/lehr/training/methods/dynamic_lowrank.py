@@ -65,6 +65,8 @@ class DynamicLowRank(Settings):
     """Patterns of names of layers to factor, such as ``blocks.*``; all that are large enough if not given."""
     leave: tuple[str, ...] = ()
     """Patterns of names of layers that stay dense."""
+    factor_rate: float = Field(default=2.0, gt=0)
+    """Factor on the rates of the factors, where the optimizer does not move their product, as Muon does."""
     batches: int = Field(default=4, ge=1)
     """Training batches whose gradient gives the directions that are added."""
 
@@ -124,7 +126,7 @@ class DynamicMethod(Method):
         ranks = self._ranks[levels[0][1]]
         self._names = list(ranks)
         first = {name: LowRankLinear.from_linear(dense[name], rank) for name, rank in ranks.items()}
-        context.structure.put(first, frobenius=True)
+        context.structure.put(first, frobenius=True, factor_rate=settings.factor_rate)
 
     def run_start(self, model: nn.Module, place: Place) -> None:
         now = factored(model, self._names)
@@ -174,7 +176,7 @@ class DynamicMethod(Method):
                 of_U, of_V = grown_state(of_U, rank), grown_state(of_V, rank)
             layers[name] = LowRankLinear.from_pair(pair, old.bias).train(old.training)
             states |= {f"{name}.{key}": state for key, state in (("U", of_U), ("V", of_V)) if state}
-        self._context.structure.put(layers, states, frobenius=True)
+        self._context.structure.put(layers, states, frobenius=True, factor_rate=self._settings.factor_rate)
         if layers and self._context.rank == 0:
             sizes = sorted(set(wanted.values()))
             print(f"dynamic_lowrank: {len(layers)} layers have the ranks {sizes} from step {step} on", file=sys.stderr)

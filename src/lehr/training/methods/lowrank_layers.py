@@ -37,6 +37,8 @@ class LowRankLayers(Selective):
     """Training batches that are led through the model to see which layers they reach."""
     decay: Literal["product", "factors"] = "product"
     """What weight decay falls on: the product of the factors (Frobenius decay), or each factor."""
+    factor_rate: float = Field(default=2.0, gt=0)
+    """Factor on the rates of the factors, where the optimizer does not move their product, as Muon does."""
 
     def build(self, context: RunContext) -> Method:
         """Return the method for this run."""
@@ -49,7 +51,7 @@ class LowRankLayers(Selective):
         if not ranks:
             raise SettingError(f"lowrank_layers finds no layer that gains by it:\n{made.table()}")
         layers = {name: _factors(context.model.get_submodule(name), rank) for name, rank in ranks.items()}
-        context.structure.put(layers, frobenius=self.decay == "product")
+        context.structure.put(layers, frobenius=self.decay == "product", factor_rate=self.factor_rate)
         if context.rank == 0:
             print(f"lowrank_layers:\n{made.table()}", file=sys.stderr)
         return Exchanged()

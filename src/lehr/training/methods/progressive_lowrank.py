@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lehr.base.durations import Duration, DurationSetting, RunLength
-from lehr.base.errors import SettingError
+from lehr.base.errors import NoEffectWarning, SettingError
 from lehr.base.protocols import Method, Place, RunContext
 from lehr.base.settings import Settings
 from lehr.lowrank import (
@@ -70,7 +71,9 @@ class ProgressiveLowRank(Settings):
     rewarm: DurationSetting = Duration(0)
     """Over how many updates the rates rise again after the switch."""
     rate: float = Field(default=1.0, gt=0)
-    """Factor on the rates after the switch."""
+    """Factor on all rates after the switch."""
+    factor_rate: float = Field(default=2.0, gt=0)
+    """Factor on the rates of the factors, where the optimizer does not move their product, as Muon does."""
     decay: Literal["product", "factors"] = "product"
     """What weight decay falls on after the switch: the product of the factors (Frobenius decay), or each factor."""
     tolerance: float = Field(default=0.02, gt=0)
@@ -160,9 +163,11 @@ class ProgressiveMethod(Method):
         }
         kept, before, after = harmless(model, layers, lambda: probe_loss(context, batches), settings.allowed)
         states = carried(model, context.optimizers, kept)
-        context.structure.put(kept, states, frobenius=settings.decay == "product")
+        frobenius = settings.decay == "product"
+        context.structure.put(kept, states, frobenius=frobenius, factor_rate=settings.factor_rate)
         self._switched = step
         self._report = {
+            "settings": self._of_switch(),
             "ranks": {name: ranks[name] for name in kept},
             "rolled_back": [name for name in layers if name not in kept],
             "loss": [before, after],
@@ -191,6 +196,10 @@ class ProgressiveMethod(Method):
             return ranks_by_energy(spectra, shapes, energy=settings.energy, multiple=multiple_of(shapes))
         return allocate(spectra, shapes, budget=settings.budget or 0.3, tokens=tokens, multiple=multiple_of(shapes))
 
+    def _of_switch(self) -> dict[str, Any]:
+        """Return the settings that have done their work once the switch is made, in plain values."""
+        return self._settings.model_dump(mode="json", exclude={"rate", "rewarm"})
+
     def state_dict(self) -> dict[str, Any]:
         return {"switched": self._switched, "settling": self._settling.state_dict(), "report": self._report}
 
@@ -198,6 +207,14 @@ class ProgressiveMethod(Method):
         self._switched = state["switched"]
         self._settling.load_state_dict(state["settling"])
         self._report = dict(state["report"])
+        made, now = self._report.get("settings", {}), self._of_switch()
+        if other := [f"{name}={now[name]} (then {value})" for name, value in made.items() if now[name] != value]:
+            warnings.warn(
+                f"progressive_lowrank: the switch was made at step {self._switched}, so these have no effect any more: "
+                f"{', '.join(other)}",
+                NoEffectWarning,
+                stacklevel=2,
+            )
 
 
 def quick_stable_rank(weight: Tensor) -> float:

@@ -94,7 +94,7 @@ class EagerStep:
         """Take hold of the parameters as the optimizers now have them; at the start, and when layers were exchanged."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
-        self.rates: list[tuple[dict[str, Any], float]] = [(group, group["initial_lr"]) for group in groups]
+        self.rates = [(group, group["initial_lr"] * group.get("factor_rate", 1.0)) for group in groups]
         self.products = [group for group in groups if group.get("frobenius")]
         if self.untrained is not None:
             self.untrained = Untrained(self.model, self.optimizers)
