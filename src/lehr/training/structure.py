@@ -150,7 +150,8 @@ class Structure:
             if name not in layers:
                 self.put({name: rebuilt(self._model.get_submodule(name), {"kind": "dense"})})
         for name in sorted(layers, key=lambda name: name.count(".")):
-            wanted, how = layers[name], {key: layers[name][key] for key in _AS_DENSE}
+            wanted = layers[name]
+            how = {key: wanted.get(key, usual) for key, usual in _AS_DENSE.items()}  # older ones say less
             if here.get(name) == wanted["layer"] and self._how.get(name, _AS_DENSE) == how:
                 continue
             try:
