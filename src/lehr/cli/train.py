@@ -18,6 +18,9 @@ def train(
     run: Annotated[
         Path | None, typer.Option("--run", help="The run folder; a new one below runs/ if not given.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a trace of some steps, and show the operators that cost most.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Train a recipe in a new run folder."""
@@ -25,10 +28,17 @@ def train(
     from lehr.cli.session import finished, progress
     from lehr.run.trainer import train as train_
 
-    result = train_(recipe_place(recipe), run_dir=run, overrides=set_, trackers=[progress], yardsticks=True)
+    result = train_(
+        recipe_place(recipe), run_dir=run, overrides=set_, trackers=[progress], yardsticks=True, profile=profile
+    )
     extra, code = finished(result)
+    written = Path(result.run or "") / "profile"
     if json:
-        print_json(result.plain() | extra)
-    else:
-        print_result(result, extra)
+        print_json(result.plain() | extra | ({"profile": str(written)} if profile else {}))
+        return code
+    print_result(result, extra)
+    if profile and (written / "operators.txt").is_file():
+        print(
+            f"\n{(written / 'operators.txt').read_text()}trace:  {written}/trace.json.gz (open it at ui.perfetto.dev)"
+        )
     return code

@@ -19,7 +19,9 @@ __all__ = ["RunFolder", "claim_new", "give_up"]
 
 
 class RunFolder:
-    """``recipe.json environment.json metrics.jsonl checkpoints/ report.html result.json``, and ``failure.json``."""
+    """``recipe.json environment.json metrics.jsonl checkpoints/ report.html result.json``, and of some runs
+    ``failure.json`` or ``profile/``.
+    """
 
     def __init__(self, path: Path) -> None:
         self._given = path
@@ -31,6 +33,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.result = path / "result.json"
         self.failure = path / "failure.json"
+        self.profile = path / "profile"
 
     def __str__(self) -> str:
         return str(self._given if self._given.absolute() == self.path else self.path)

@@ -29,6 +29,7 @@ from lehr.run.recipe import Recipe
 from lehr.run.result import RunResult
 from lehr.run.signals import stop_on_signals
 from lehr.track.guard import Guarded
+from lehr.training.profiling import ProfiledSteps
 
 __all__ = ["MakeTracker", "Trainer", "train"]
 
@@ -85,6 +86,7 @@ class Trainer:
         origin: Origin = Origin(kind="session"),
         trackers: Sequence[MakeTracker] = (),
         yardsticks: bool = False,
+        profile: bool = False,
     ) -> None:
         self.ranks = join(pick_device(recipe.device, Ranks()).type)
         name = origin.place.rpartition(".")[2] if origin.kind == "module" else Path(origin.place or "run").stem
@@ -97,7 +99,9 @@ class Trainer:
             if claimed is not None:  # it is left as nothing where this fails, and by a Trainer that never runs
                 undo.callback(weakref.finalize(self, give_up, self.folder.path))
             with threads(recipe.threads):
-                self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder)
+                device = pick_device(recipe.device, self.ranks).type
+                observers = [ProfiledSteps(self.folder.profile, device=device)] if profile and self.ranks.main else []
+                self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder, observers=observers)
             undo.pop_all()
         self.loop = self.assembly.loop
         self.model = self.assembly.model
@@ -242,11 +246,12 @@ def train(
     overrides: Sequence[str] = (),
     trackers: Sequence[MakeTracker] = (),
     yardsticks: bool = False,
+    profile: bool = False,
 ) -> RunResult:
     """Train ``recipe`` in a new run folder; returns the result.
 
     ``recipe`` is a `Recipe`, a function that returns one, or ``"file.py:function"``. With the latter two, another
-    process can make it again, as ``lehr resume`` does.
+    process can make it again, as ``lehr resume`` does. ``profile`` writes a trace of some steps to the run folder.
     """
     if isinstance(recipe, str):
         made, origin = load(recipe, overrides)
@@ -256,4 +261,6 @@ def train(
         made, origin = from_function(recipe, overrides)
     if run_dir is not None and RunFolder(Path(run_dir)).recipe.exists():
         RunFolder(Path(run_dir)).create()  # refuses, before any work is done
-    return Trainer(made, run_dir=run_dir, origin=origin, trackers=trackers, yardsticks=yardsticks).fit()
+    return Trainer(
+        made, run_dir=run_dir, origin=origin, trackers=trackers, yardsticks=yardsticks, profile=profile
+    ).fit()
