@@ -54,6 +54,12 @@ def translate_256(options: argparse.Namespace) -> list[common.Row]:
     return lowrank_training.translate(options, 256)
 
 
+def plans(options: argparse.Namespace) -> list[common.Row]:
+    import lowrank_training
+
+    return lowrank_training.plans(options)
+
+
 PARTS: dict[str, Part] = {
     "matrices": matrices,
     "layers": layers,
@@ -61,6 +67,7 @@ PARTS: dict[str, Part] = {
     "gpt-text": gpt_text,
     "translate-512": translate_512,
     "translate-256": translate_256,
+    "plans": plans,
 }
 
 

@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import common
+import numpy as np
 import recipes
 
 ALONE = ["--set", "threads=1"]
+QUICK = (["steps=12", "evaluate.every=50%"], ["methods.progressive_lowrank.at=50%"])
+"""What the quick form sets for all runs, and for those that switch."""
 SEEDS = 3
 
 
@@ -98,6 +101,19 @@ TRANSLATE = {
 }
 
 
+PLANS = {
+    "plan 1, two factors everywhere from the start (guide: 5 to 10 times)": [
+        "methods=lowrank_layers",
+        'methods.lowrank_layers.layers=["*"]',
+        "methods.lowrank_layers.margin=0.01",
+    ],
+    "plan 2, progressive from epoch 10 on (guide: 2 to 3 times)": [],
+    "plan 3, where a layer gains by it, from the start (guide: 1.5 to 2 times)": ["methods=lowrank_layers"],
+    "plan 4, dynamic rank (guide: 2 to 4 times)": ["methods=dynamic_lowrank"],
+}
+"""The guide's four plans as settings of translate-lowrank, all at a tenth of the rank in the end."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What a run came to."""
@@ -115,8 +131,10 @@ def run(case: Case, folder: Path, *settings: str) -> Run:
     words = [word for setting in (*case.settings, *settings) for word in ("--set", setting)]
     result, _ = recipes.trained(case.recipe, folder, *words, *ALONE)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    seconds = {line["step"]: line["seconds"] for line in lines if line["split"] == "train"}
-    curve = [(seconds[line["step"]], line["loss"]) for line in lines if line["split"] == "val"]
+    trained = [(line["step"], line["seconds"]) for line in lines if line["split"] == "train"]
+    validated = [(line["step"], line["loss"]) for line in lines if line["split"] == "val"]
+    seconds = np.interp([step for step, _ in validated], *zip(*trained, strict=True))  # not every step has a record
+    curve = [(float(at), loss) for at, (_, loss) in zip(seconds, validated, strict=True)]
     exact = None
     if case.recipe.startswith("translate"):
         exact = recipes.lehr("eval", str(folder), "--checkpoint", "last", "--split", "train")["metrics"]["exact_match"]
@@ -151,14 +169,14 @@ def seconds_to(run: Run, loss: float) -> float | None:
 
 def compare(case: Case, folder: Path, options: Any) -> list[common.Row]:
     """Full rank, low rank and the two controls, over seeds."""
-    shorten = ["steps=12", "evaluate.every=50%"] if options.quick else []
+    shorten, switch = QUICK if options.quick else ([], [])
     found: dict[str, list[Run]] = {"full": [], "low": [], "narrow": [], "short": []}
     for seed in range(1 if options.quick else case.seeds):
         seeded = [f"seed={seed}", *shorten]
         name = f"{case.label}-{seed}".replace(" ", "-").replace(",", "")
         full, low = beside(
             lambda n=name, s=seeded: run(case, folder / f"{n}-full", "methods=[]", *s),
-            lambda n=name, s=seeded: run(case, folder / f"{n}-low", *s),
+            lambda n=name, s=seeded: run(case, folder / f"{n}-low", *s, *switch),
         )
         steps = json.loads((folder / f"{name}-full" / "recipe.json").read_text())["total_steps"]
         fewer = [f"seed={seed}", f"steps={max(2, round(steps * low.seconds / full.seconds))}", *shorten[1:]]
@@ -245,6 +263,32 @@ def gpt_text(options: Any) -> list[common.Row]:
 def translate(options: Any, width: int) -> list[common.Row]:
     with tempfile.TemporaryDirectory() as folder:
         return compare(TRANSLATE[width], Path(folder), options)
+
+
+def plans(options: Any) -> list[common.Row]:
+    """The guide's four plans beside the dense model, one seed, at width 256."""
+    case = TRANSLATE[256]
+    shorten, switch = QUICK if options.quick else ([], [])
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for place, (name, settings) in enumerate(PLANS.items()):
+            own = [*(settings or switch), *shorten]
+            full, made = beside(
+                lambda p=place: run(case, Path(folder) / f"full-{p}", "methods=[]", *shorten),
+                lambda p=place, o=own: run(case, Path(folder) / f"plan-{p}", *o),
+            )
+            what = f"{case.label}, {name}"
+            rows += [
+                common.Row(what=f"{what}: training time, full / low rank", measured=full.seconds / made.seconds),
+                common.Row(
+                    what=f"{what}: validation loss, and the dense one's", measured=made.loss, reference=full.loss
+                ),
+                common.Row(what=f"{what}: parameters, as a share", measured=made.parameters / full.parameters),
+            ]
+            if made.exact is not None:
+                exact = f"{what}: exact matches of training pairs, and the dense one's"
+                rows.append(common.Row(what=exact, measured=made.exact, reference=full.exact))
+    return rows
 
 
 def main() -> None:

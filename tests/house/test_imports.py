@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "data dist track optim transfer checkpoint reporting training",
     "recipes": "base schedules losses lowrank augment averaging metrics layers models "
     "data dist track optim transfer checkpoint reporting training run",
-    "cli": "base schedules losses metrics dist track optim reporting training run recipes",
+    "measurement": "base run",
+    "cli": "base schedules losses metrics dist track optim reporting training run recipes measurement",
 }
 """The table of docs/map.md."""
 

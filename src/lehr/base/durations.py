@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from lehr.base.errors import SettingError
 
-__all__ = ["Duration", "DurationSetting", "RunLength"]
+__all__ = ["Duration", "DurationSetting", "RunLength", "wall_seconds"]
 
 Unit = Literal["steps", "epochs", "tokens", "%"]
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(?:(steps?|epochs?|%)|([kMB]?)\s*(tokens?))?\s*")
@@ -115,3 +115,18 @@ class Duration:
 
 DurationSetting = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str)]
 """The type of a settings field that takes a duration."""
+
+
+_CLOCK = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def wall_seconds(given: str) -> float:
+    """Return the seconds of a text such as ``90``, ``90s``, ``5min`` or ``1.5h``: time by the clock, for budgets.
+
+    >>> wall_seconds("5min"), wall_seconds("90")
+    (300.0, 90.0)
+    """
+    match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(s|min|h|)\s*", given)
+    if match is None or not float(match[1]) > 0:
+        raise SettingError(f"{given!r} is no length of time above 0; write 90s, 5min or 1h")
+    return float(match[1]) * _CLOCK[match[2]]

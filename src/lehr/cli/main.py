@@ -12,6 +12,7 @@ import typer
 from lehr.base.errors import BAD_USAGE, LehrError, LehrWarning
 from lehr.cli.eval import eval_
 from lehr.cli.list import list_
+from lehr.cli.measure import measure
 from lehr.cli.report import report
 from lehr.cli.resume import resume
 from lehr.cli.sample import sample
@@ -42,6 +43,7 @@ app.command("resume")(resume)
 app.command("eval")(eval_)
 app.command("sample")(sample)
 app.command("report")(report)
+app.command("measure")(measure)
 app.command("schedule")(schedule)
 app.command("list")(list_)
 

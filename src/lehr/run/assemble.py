@@ -85,8 +85,11 @@ class Assembly:
     """What was loaded from `Recipe.weights`."""
 
 
-def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assembly:
-    """Put a run together and check it on its first batch. Nothing is written before `Assembly.loop` runs."""
+def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observers: Sequence[Observer] = ()) -> Assembly:
+    """Put a run together and check it on its first batch. Nothing is written before `Assembly.loop` runs.
+
+    ``observers`` look on beside those of the recipe.
+    """
     device = pick_device(recipe.device, ranks)
     if recipe.track.tensorboard:
         need("tensorboard", extra="track", why="tracking with TensorBoard")
@@ -140,7 +143,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None) -> Assem
     methods = build_methods(recipe.methods, context)
     preflight_mixed(recipe, model, loader, methods, cast)
     averages = [kept for kept in (*optimizers, *methods) if isinstance(kept, Averaged)]
-    listeners = Listeners([*methods, *watchers, stopping, *([compiled] if compiled else [])])
+    listeners = Listeners([*methods, *watchers, stopping, *([compiled] if compiled else []), *observers])
     # sharing gradients last: it hooks into the parameters as they now are
     shared = share_gradients(called, ranks, device)
 

@@ -1,0 +1,78 @@
+"""The median of repeated measurements with an interval that assumes nothing about how they scatter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lehr.base.errors import SettingError
+
+__all__ = ["CONFIDENCE", "Interval", "Verdict", "least_pairs", "median_interval", "verdict"]
+
+CONFIDENCE = 0.99
+"""How sure an interval is if nothing else is asked for."""
+LEAST = 0.01
+"""Differences up to this share are no gain: where a process happens to lie in memory can make that much."""
+
+Verdict = Literal["faster", "slower", "no evidence"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and the bounds between which the true one lies with the confidence asked for."""
+
+    median: float
+    low: float
+    high: float
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Return the sample's median and the interval of the sign test for the median it is drawn around.
+
+    Between the k-th smallest and the k-th largest of n values, with the largest k for which
+    ``2 P(Binomial(n, 1/2) < k) <= 1 - confidence``. No distribution is assumed, and k - 1 outliers on either side do
+    not move the bounds at all. Raises SettingError for fewer values than `least_pairs`.
+
+    >>> median_interval([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 9.0])
+    Interval(median=1.35, low=1.0, high=9.0)
+    """
+    n, least = len(values), least_pairs(confidence)
+    if n < least:
+        raise SettingError(f"{n} measurements cannot give an interval of {confidence:.4g}; {least} are needed")
+    ordered = sorted(values)
+    k = _rank(n, confidence)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    return Interval(median=middle, low=ordered[k - 1], high=ordered[n - k])
+
+
+def least_pairs(confidence: float = CONFIDENCE) -> int:
+    """Return the least number of measurements that can give an interval of this confidence.
+
+    >>> least_pairs(0.99), least_pairs(0.95)
+    (8, 6)
+    """
+    if not 0 < confidence < 1:
+        raise SettingError(f"confidence={confidence:g} is no share between 0 and 1; use 0.99 or 0.95")
+    return max(2, math.ceil(1 - math.log2(1 - confidence)))
+
+
+def _rank(n: int, confidence: float) -> int:
+    """Return the largest k for which ``2 P(Binomial(n, 1/2) < k)`` is within what the confidence leaves."""
+    allowed, below, k = (1 - confidence) / 2 * 2.0**n, 0.0, 0
+    while below + math.comb(n, k) <= allowed:
+        below += math.comb(n, k)
+        k += 1
+    return k
+
+
+def verdict(ratio: Interval, least: float = LEAST) -> Verdict:
+    """Return what an interval of "how many times as fast" says: a winner only where all of it is on one side.
+
+    >>> verdict(Interval(1.2, 1.1, 1.3)), verdict(Interval(1.1, 0.9, 1.3)), verdict(Interval(1.005, 1.001, 1.008))
+    ('faster', 'no evidence', 'no evidence')
+    """
+    if ratio.low > 1 + least:
+        return "faster"
+    return "slower" if ratio.high < 1 / (1 + least) else "no evidence"

@@ -1,0 +1,151 @@
+"""An arm in a process of its own: its threads, its memory and its compiled graphs are nobody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from lehr.base.errors import LehrError, SettingError
+from lehr.base.settings import override
+from lehr.measurement.arm import Arm, ArmState, Window, arm_of
+from lehr.run.origin import load
+from lehr.run.recipe import Recipe
+
+__all__ = ["ArmError", "Source", "Worker", "both"]
+
+
+class ArmError(LehrError):
+    """A recipe that failed while it was measured; the message names the arm and what it raised."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A recipe and changes to it, in a form that another process can be given."""
+
+    recipe: str | Recipe
+    """``file.py:function``, ``package.module:function``, or a recipe whose parts can be imported by name."""
+    overrides: tuple[str, ...] = ()
+
+    def load(self) -> Recipe:
+        """Return the recipe with its changes."""
+        if isinstance(self.recipe, str):
+            return load(self.recipe, self.overrides)[0]
+        return override(self.recipe, self.overrides)
+
+
+class Worker:
+    """Answers for an arm that trains elsewhere; both sides of a comparison wait while the other one works."""
+
+    def __init__(self, name: str, source: Source, folder: Path) -> None:
+        source.load()  # what is wrong with the settings is said here, once, and before anything is started
+        self._name, self._errors = name, folder / "stderr.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        here, there = multiprocessing.Pipe()
+        # a new interpreter, since one that has started threads or CUDA cannot be forked
+        made = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, source, folder), name=name)
+        try:
+            made.start()
+        except Exception as error:  # pickle has many of its own
+            raise SettingError(
+                f"the recipe cannot be handed to another process ({error}); give it as FILE.py:FUNCTION, or make it "
+                "of functions and classes that a module holds by name"
+            ) from None
+        there.close()
+        self._process, self._connection = made, here
+        self._answer()  # that it is ready
+
+    def window(self, steps: int) -> Window:
+        """Train so many steps, and say how long they took."""
+        answer: Window = self._ask("window", steps)
+        return answer
+
+    def state(self) -> ArmState:
+        """Say how far the training is, and what it has used."""
+        answer: ArmState = self._ask("state")
+        return answer
+
+    def validate(self) -> float | None:
+        """Return the validation loss of the weights as they are."""
+        answer: float | None = self._ask("validate")
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()  # on which it ends by itself
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, *words: Any) -> Any:
+        try:
+            self._connection.send(words)
+        except OSError:
+            self._died()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            kind, content = self._connection.recv()
+        except (EOFError, OSError):
+            self._died()
+        if kind == "failed":
+            raise ArmError(f"{self._name} failed: {content}")
+        return content
+
+    def _died(self) -> NoReturn:
+        self._process.join(timeout=10)
+        said = self._errors.read_text(errors="replace").strip() if self._errors.is_file() else ""
+        code = self._process.exitcode
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+        raise ArmError(f"{self._name}: its process {how}; the last it said: {said[-500:] or 'nothing'}")
+
+
+@contextlib.contextmanager
+def both(a: Source, b: Source, names: Sequence[str] = ("A", "B")) -> Iterator[tuple[Arm, Arm]]:
+    """Give two arms, each in a process of its own, that end with the block."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lehr-measure-")))
+        one, other = (
+            stack.enter_context(Worker(name, source, folder / str(place)))
+            for place, (name, source) in enumerate(zip(names, (a, b), strict=True))
+        )
+        yield one, other
+
+
+def _serve(connection: Connection, source: Source, folder: Path) -> None:
+    """Be an arm: what a worker process runs, until its pipe is closed."""
+    errors = os.open(folder / "stderr.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(errors, 1)
+    os.dup2(errors, 2)
+    sys.stdin.close()
+    with contextlib.suppress(EOFError, OSError):  # nobody listens any more
+        try:
+            with arm_of(source.load(), folder) as arm:
+                connection.send(("ready", None))
+                while True:
+                    name, *arguments = connection.recv()
+                    connection.send(("done", getattr(arm, name)(*arguments)))
+        except (EOFError, BrokenPipeError):
+            pass
+        except BaseException as error:
+            traceback.print_exc()
+            connection.send(("failed", f"{type(error).__name__}: {error}"))
