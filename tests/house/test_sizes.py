@@ -21,6 +21,7 @@ MANY_ARGUMENTS = {
     "cli/eval.py:eval_": "each is an option of the command line",
     "cli/sample.py:sample": "each is an option of the command line",
     "cli/schedule.py:schedule": "the same",
+    "cli/measure.py:measure": "the same",
     "training/blame.py:find_nonfinite": "it repeats a step, and needs all that made it",
     "training/evaluate.py:evaluate": "a function without state, used by loops of the user's own",
     "run/assemble.py:_validation": "binds what evaluation needs, once",
@@ -38,6 +39,7 @@ MANY_ARGUMENTS = {
     "lowrank/attention.py:forward": "the signature of nn.MultiheadAttention",
 }
 BASES = {
+    "EagerStep",
     "Settings",
     "ScheduleSettings",
     "Around",

@@ -53,6 +53,7 @@ from lehr.training.scores import Scores
 from lehr.training.state import ModelState, TrainedWeights
 from lehr.training.steps.eager import EagerStep
 from lehr.training.steps.latch import Latch, can_mask
+from lehr.training.steps.whole import WholeStep
 from lehr.training.stopping import Stopping
 from lehr.training.structure import Structure
 from lehr.training.trouble import Trouble
@@ -80,7 +81,7 @@ class Assembly:
     environment: dict[str, Any]
     averages: Sequence[Averaged]
     """What keeps other weights of the model than those that are trained."""
-    compiled: CompileWatch | None
+    compiled: CompileWatch | WholeStep | None
     weights_line: str | None
     """What was loaded from `Recipe.weights`."""
 
@@ -147,7 +148,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observer
     # sharing gradients last: it hooks into the parameters as they now are
     shared = share_gradients(called, ranks, device)
 
-    update = EagerStep(
+    make = WholeStep if recipe.step == "whole" else EagerStep
+    update = make(
         model=model,
         called=shared,
         objective=recipe.objective,
@@ -227,7 +229,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observer
         validate=validate,
         environment=environment,
         averages=averages,
-        compiled=compiled,
+        compiled=update if isinstance(update, WholeStep) else compiled,
         weights_line=weights_line,
     )
 
@@ -340,6 +342,7 @@ def _latch(
     if wanted == "step" or (wanted == "auto" and device.type == "cpu"):
         return None
     obstacles = {
+        "step=whole masks updates by itself": recipe.step == "whole",
         "precision=fp16 reads its scale at each step": recipe.precision == "fp16",
         "nonfinite=skip needs to know at each step": recipe.nonfinite == "skip",
         "the data cannot be gone back to": not loader.seekable,

@@ -163,6 +163,9 @@ class Recipe(Settings):
     """Format of the forward and backward pass: fp32, bf16 (autocast) or fp16 (autocast with a gradient scaler)."""
     compile: bool = False
     """Whether to compile the model's forward and backward pass."""
+    step: Literal["eager", "whole"] = "eager"
+    """How an update is made: operation by operation, or as one compiled graph of the forward and backward pass, the
+    clipping and the optimizer's step."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when the loss or a gradient is not finite: end the run, or leave the update out."""
     max_skipped: int = Field(default=20, ge=0)

@@ -13,7 +13,7 @@ from lehr.base.batches import tensors_of
 from lehr.base.errors import LehrWarning, NoEffectWarning
 from lehr.base.protocols import Batch, Observer, Place, Record
 
-__all__ = ["CompileWatch"]
+__all__ = ["COMPILER", "CompileWatch"]
 
 
 class _CountedCompiler:
@@ -35,7 +35,8 @@ class _CountedCompiler:
         return counted
 
 
-_COMPILER = _CountedCompiler()
+COMPILER = _CountedCompiler()
+"""Compiles all that lehr has compiled."""
 
 
 class CompileWatch(Observer):
@@ -47,15 +48,15 @@ class CompileWatch(Observer):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.called: nn.Module = torch.compile(model, backend=_COMPILER)  # type: ignore[assignment]
-        self._compiled, self._ran = _COMPILER.compiled, _COMPILER.ran
+        self.called: nn.Module = torch.compile(model, backend=COMPILER)  # type: ignore[assignment]
+        self._compiled, self._ran = COMPILER.compiled, COMPILER.ran
         self._left = _left_to_eager()
         self._said = False
 
     @property
     def compilations(self) -> int:
         """How many graphs were compiled since the start; fewer when an earlier run of the process had the same."""
-        return _COMPILER.compiled - self._compiled
+        return COMPILER.compiled - self._compiled
 
     @staticmethod
     def any_size(batch: Batch) -> Batch:
@@ -69,7 +70,7 @@ class CompileWatch(Observer):
         if self._said or record.get("split") != "train":
             return
         left = _left_to_eager()
-        if _COMPILER.ran == self._ran:
+        if COMPILER.ran == self._ran:
             self._say(NoEffectWarning, "compile=True had no effect: torch compiled nothing of the model")
         elif left != self._left:
             reason = next((text for text in left if text not in self._left), "a limit on compilations was reached")

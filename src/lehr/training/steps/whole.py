@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +23,7 @@ from lehr.optim.clip import clip_factor, global_norm
 from lehr.training.compiled import COMPILER
 from lehr.training.steps.eager import EagerStep, Outcome
 
-__all__ = ["WholeStep", "why_not_whole"]
+__all__ = ["WholeStep"]
 
 _TRACED = {"trace_autograd_ops": True}
 """What lets torch trace a backward pass as a part of a graph (torch 2.12 and newer)."""
@@ -42,12 +44,36 @@ class WholeStep(EagerStep):
 
     _graph: Callable[..., Any] | None = field(default=None, init=False)
 
+    @property
+    def compilations(self) -> int:
+        """How many graphs were compiled since the start."""
+        return COMPILER.compiled - self._before
+
     def __post_init__(self) -> None:
+        if reason := self._obstacle():
+            raise SettingError(f"step=whole is not possible here: {reason}; or use step=eager")
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 if "fused" in group:  # a kernel that the compiler cannot look into
                     group["fused"] = False
         super().__post_init__()
+        self._before = COMPILER.compiled
+
+    def _obstacle(self) -> str | None:
+        """Return what is known to stand against one graph."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        world = self.ranks.world
+        obstacles = {
+            f"gradients are shared between {world} processes in the middle of it": world > 1,
+            "precision=fp16 reads its scale in the middle of it": self.scaler is not None,
+            "compile=true compiles a part of it by itself; leave that out": self.called is not self.model,
+            "a method adds to the loss or changes gradients": self.listeners.loss_ready or self.listeners.grads_ready,
+            "the schedule cycles the momentum, which is no tensor": self.momentum is not None,
+            "the products of factors decay by themselves": any(group.get("frobenius") for group in groups),
+            "no C++ compiler is found (g++, clang++, or what CXX names)": self.device.type == "cpu" and not _compiler(),
+            **{f"{type(o).__name__}: {_on_host(o)}": _on_host(o) for o in self.optimizers},
+        }
+        return next((reason for reason, holds in obstacles.items() if holds), None)
 
     def take_hold(self) -> None:
         """As in `EagerStep`; what was compiled is forgotten."""
@@ -81,7 +107,7 @@ class WholeStep(EagerStep):
         size, loss, counted = norm.item(), float(total), float(count)
         if not counted:
             return self.withhold(Outcome(loss, counted, samples, withheld="empty"))
-        if not _finite(size) or not _finite(loss):
+        if not (math.isfinite(size) and math.isfinite(loss)):
             return self.withhold(Outcome(loss, counted, samples, size, "nonfinite"))
         self.writing = True
         return Outcome(loss, counted, samples, size)
@@ -105,18 +131,22 @@ class WholeStep(EagerStep):
         steps = [(inspect.unwrap(type(optimizer).step), optimizer) for optimizer in self.optimizers]
         clip, gradients = self.clip, list(self._gradients.values())
 
+        objective, model, autocast = self.objective, self.called, self.autocast
+
         def whole(microbatches: list[Batch]) -> tuple[Tensor, Any, Tensor]:
-            before = [value.clone() for value in held]
-            total, count, sums = self._added(microbatches, trained)
             with torch.no_grad():
-                share = 1 / torch.as_tensor(count, dtype=torch.float32, device=total.device).clamp(min=1)
+                before = [value.clone() for value in held]
+            total, count, sums = _summed(objective, model, autocast, microbatches, trained)
+            with torch.no_grad():
+                counted = torch.as_tensor(count, dtype=torch.float32, device=total.device)
+                share = 1 / counted.clamp(min=1)
                 norm = global_norm(sums) * share
                 factor = share if clip is None else share * clip_factor(norm, clip)
                 for gradient, value in zip(gradients, sums, strict=True):
                     gradient.copy_(value * factor)
                 for make, optimizer in steps:
                     make(optimizer)
-                applied = torch.isfinite(norm) & torch.isfinite(total) & (torch.as_tensor(count) > 0).to(total.device)
+                applied = torch.isfinite(norm) & torch.isfinite(total) & (counted > 0)
                 for value, old in zip(held, before, strict=True):
                     value.copy_(torch.where(applied, value, old))
             return total, count, norm
@@ -124,18 +154,7 @@ class WholeStep(EagerStep):
         made: Callable[..., Any] = torch.compile(whole, fullgraph=True, backend=COMPILER)
         return made
 
-    def _added(self, microbatches: list[Batch], parameters: list[nn.Parameter]) -> tuple[Tensor, Any, list[Tensor]]:
-        """Return the loss, the count and the gradients, each summed over the microbatches."""
-        totals, counts, sums = [], [], []
-        for microbatch in microbatches:
-            with self.autocast():
-                loss, counted = self.objective(self.called, microbatch)
-            sums.append(torch.autograd.grad(loss, parameters))
-            totals.append(loss.detach())
-            counts.append(counted)
-        return sum(totals), sum(counts), [sum(of) for of in zip(*sums, strict=True)]
-
-    def _reached(self, microbatch: Batch, step: int) -> list[nn.Parameter]:
+    def _reached(self, microbatch: Batch, step: int) -> list[Tensor]:
         """Return the parameters that the loss depends on, by one pass that leaves nothing behind."""
         parameters = [p for p in self.parameters if p.requires_grad]
         seeds.seed_noise(self.noise, step, 0, self.device.type)
@@ -144,3 +163,53 @@ class WholeStep(EagerStep):
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         self.buffers.put_back()  # `__call__` has kept them
         return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
+def _summed(
+    objective: Any, model: nn.Module, autocast: Callable[[], Any], batches: list[Batch], parameters: list[Tensor]
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Return the loss, the count and the gradients, each summed over the microbatches."""
+    totals, counts, gradients = [], [], []
+    for batch in batches:
+        with autocast():
+            loss, counted = objective(model, batch)
+        gradients.append(torch.autograd.grad(loss, parameters))
+        totals.append(loss.detach())
+        counts.append(counted)
+    return sum(totals), sum(counts), [sum(of) for of in zip(*gradients, strict=True)]
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Yield all tensors in the state of a parameter."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _tensors(value)
+
+
+@contextlib.contextmanager
+def _said_clearly() -> Iterator[None]:
+    """Say what of a recipe is no graph, and what to do."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        where = next((line for line in reversed(lines) if line.startswith("File ")), "")
+        raise SettingError(
+            f"step=whole cannot make one graph of this recipe: {lines[0] if lines else type(error).__name__}"
+            f"{f' ({where})' if where else ''}; use step=eager"
+        ) from error
+
+
+def _on_host(optimizer: torch.optim.Optimizer) -> str | None:
+    """Return why an optimizer's step is known to be no graph; torch finds out about others when it compiles them."""
+    if type(optimizer).__module__.startswith("bitsandbytes"):
+        return "its kernels are none that torch's compiler knows"
+    return getattr(optimizer, "on_host", None)
+
+
+def _compiler() -> str | None:
+    return next(
+        (found for name in (os.environ.get("CXX"), "g++", "clang++") if name and (found := shutil.which(name))), None
+    )
