@@ -17,7 +17,7 @@ import lehr
 from lehr.base.errors import NonFiniteError, SettingError
 from lehr.optim import OPTIMIZERS, SGD
 from lehr.schedules import OneCycle
-from lehr.training.methods import EMA, GradientNoise
+from lehr.training.methods import EMA, GradientNoise, ProgressiveLowRank
 
 pytestmark = [
     pytest.mark.slow,  # each compiles, for some seconds
@@ -120,6 +120,17 @@ def test_accumulation_in_the_graph(accumulate: int, tmp_path: Path) -> None:
     assert_close(tmp_path, eager, whole)
 
 
+@pytest.mark.filterwarnings("ignore:.*got no gradient in the first step")
+def test_layers_that_are_exchanged_in_the_middle_are_another_graph_and_their_products_decay(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    method = ProgressiveLowRank(at=6, ratio=0.25, layers=("b",), batches=2, allowed=9.0)
+    optim = SGD(lr=0.1, momentum=0.9, weight_decay=0.1)
+    eager, whole = both(tmp_path, model=Plain, methods=(method,), optim=optim)
+    assert "b.U" in dict(whole.model.named_parameters())
+    assert whole.compilations == 2
+    assert_close(tmp_path, eager, whole)
+
+
 @pytest.mark.parametrize("at", [3, 9])
 def test_an_update_that_is_not_finite_leaves_everything_as_it_was(at: int, tmp_path: Path) -> None:
     x, y = points(48)
@@ -183,6 +194,17 @@ def test_what_stands_against_one_graph_is_said_before_anything_is_done(
 ) -> None:
     with pytest.raises(SettingError, match=said):
         lehr.Trainer(recipe(step="whole", **changes), run_dir=tmp_path / "run")
+
+
+def test_hooks_of_an_optimizer_would_be_left_out_and_are_refused(tmp_path: Path) -> None:
+    class Hooked:
+        def build(self, model: nn.Module) -> torch.optim.Optimizer:
+            made = torch.optim.SGD(model.parameters(), lr=0.1)
+            made.register_step_post_hook(lambda *_: None)
+            return made
+
+    with pytest.raises(SettingError, match="an optimizer has hooks"):
+        lehr.Trainer(recipe(step="whole", optim=Hooked()), run_dir=tmp_path / "run")
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

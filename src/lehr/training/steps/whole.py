@@ -20,6 +20,7 @@ from lehr.base.batches import num_samples, split
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch, Place
 from lehr.optim.clip import clip_factor, global_norm
+from lehr.optim.exchange import decay_products
 from lehr.training.compiled import COMPILER
 from lehr.training.steps.eager import EagerStep, Outcome
 
@@ -61,7 +62,6 @@ class WholeStep(EagerStep):
 
     def _obstacle(self) -> str | None:
         """Return what is known to stand against one graph."""
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         world = self.ranks.world
         obstacles = {
             f"gradients are shared between {world} processes in the middle of it": world > 1,
@@ -69,7 +69,7 @@ class WholeStep(EagerStep):
             "compile=true compiles a part of it by itself; leave that out": self.called is not self.model,
             "a method adds to the loss or changes gradients": self.listeners.loss_ready or self.listeners.grads_ready,
             "the schedule cycles the momentum, which is no tensor": self.momentum is not None,
-            "the products of factors decay by themselves": any(group.get("frobenius") for group in groups),
+            "an optimizer has hooks, which are no part of its step": any(map(_hooked, self.optimizers)),
             "no C++ compiler is found (g++, clang++, or what CXX names)": self.device.type == "cpu" and not _compiler(),
             **{f"{type(o).__name__}: {_on_host(o)}": _on_host(o) for o in self.optimizers},
         }
@@ -110,6 +110,8 @@ class WholeStep(EagerStep):
         if not (math.isfinite(size) and math.isfinite(loss)):
             return self.withhold(Outcome(loss, counted, samples, size, "nonfinite"))
         self.writing = True
+        if self.products:
+            decay_products(self.products)
         return Outcome(loss, counted, samples, size)
 
     def _set_rates(self, step: int, place: Place | None) -> None:
@@ -200,6 +202,10 @@ def _said_clearly() -> Iterator[None]:
             f"step=whole cannot make one graph of this recipe: {lines[0] if lines else type(error).__name__}"
             f"{f' ({where})' if where else ''}; use step=eager"
         ) from error
+
+
+def _hooked(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def _on_host(optimizer: torch.optim.Optimizer) -> str | None:
