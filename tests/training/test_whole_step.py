@@ -198,10 +198,10 @@ def test_what_stands_against_one_graph_is_said_before_anything_is_done(
 
 def test_hooks_of_an_optimizer_would_be_left_out_and_are_refused(tmp_path: Path) -> None:
     class Hooked:
-        def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
             made = torch.optim.SGD(model.parameters(), lr=0.1)
             made.register_step_post_hook(lambda *_: None)
-            return made
+            return [made]
 
     with pytest.raises(SettingError, match="an optimizer has hooks"):
         lehr.Trainer(recipe(step="whole", optim=Hooked()), run_dir=tmp_path / "run")
