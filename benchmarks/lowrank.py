@@ -60,6 +60,12 @@ def plans(options: argparse.Namespace) -> list[common.Row]:
     return lowrank_training.plans(options)
 
 
+def factor_rates(options: argparse.Namespace) -> list[common.Row]:
+    import lowrank_training
+
+    return lowrank_training.factor_rates(options)
+
+
 PARTS: dict[str, Part] = {
     "matrices": matrices,
     "layers": layers,
@@ -68,6 +74,7 @@ PARTS: dict[str, Part] = {
     "translate-512": translate_512,
     "translate-256": translate_256,
     "plans": plans,
+    "factor-rates": factor_rates,
 }
 
 

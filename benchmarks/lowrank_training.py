@@ -265,6 +265,23 @@ def translate(options: Any, width: int) -> list[common.Row]:
         return compare(TRANSLATE[width], Path(folder), options)
 
 
+def factor_rates(options: Any) -> list[common.Row]:
+    """What the rate of the factors over that of their matrices does to the loss, one seed; two runs at a time."""
+    shorten, _ = QUICK if options.quick else ([], [])
+    rates = (1.0, 2.0, 4.0, 8.0)
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+        def trained(rate: float) -> Run:
+            setting = f"methods.progressive_lowrank.factor_rate={rate}"
+            return run(GPT, Path(folder) / f"rate-{rate:g}", setting, *shorten)
+
+        made = list(pool.map(trained, rates))
+    return [
+        common.Row(what=f"{GPT.label}: factors at {rate:g} times the rate: validation loss", measured=found.loss)
+        for rate, found in zip(rates, made, strict=True)
+    ]
+
+
 def plans(options: Any) -> list[common.Row]:
     """The guide's four plans beside the dense model, one seed, at width 256."""
     case = TRANSLATE[256]
