@@ -23,7 +23,7 @@ def recipe() -> Recipe:
             "model": GPTSettings(width=384, depth=3, heads=6),
             "optim": AdamW(lr=6e-3, betas=(0.9, 0.95), weight_decay=0.0, rules=(Rule(pattern="blocks.*", rate=0.25),)),
             "schedule": WarmupLinear(warmup="5%"),
-            "methods": (ProgressiveLowRank(at="45%", ratio=0.15),),
+            "methods": (ProgressiveLowRank(at="45%", ratio=0.15, factor_rate=2.0),),
             "steps": 300,
             "evaluate": Evaluate(every="10%", batches=16),
         }

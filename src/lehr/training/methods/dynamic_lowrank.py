@@ -65,7 +65,7 @@ class DynamicLowRank(Settings):
     """Patterns of names of layers to factor, such as ``blocks.*``; all that are large enough if not given."""
     leave: tuple[str, ...] = ()
     """Patterns of names of layers that stay dense."""
-    factor_rate: float = Field(default=2.0, gt=0)
+    factor_rate: float = Field(default=1.0, gt=0)
     """Factor on the rates of the factors, where the optimizer does not move their product, as Muon does."""
     batches: int = Field(default=4, ge=1)
     """Training batches whose gradient gives the directions that are added."""

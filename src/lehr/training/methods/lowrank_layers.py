@@ -37,7 +37,7 @@ class LowRankLayers(Selective):
     """Training batches that are led through the model to see which layers they reach."""
     decay: Literal["product", "factors"] = "product"
     """What weight decay falls on: the product of the factors (Frobenius decay), or each factor."""
-    factor_rate: float = Field(default=2.0, gt=0)
+    factor_rate: float = Field(default=1.0, gt=0)
     """Factor on the rates of the factors, where the optimizer does not move their product, as Muon does."""
 
     def build(self, context: RunContext) -> Method:

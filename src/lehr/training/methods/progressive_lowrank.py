@@ -72,7 +72,7 @@ class ProgressiveLowRank(Settings):
     """Over how many updates the rates rise again after the switch."""
     rate: float = Field(default=1.0, gt=0)
     """Factor on all rates after the switch."""
-    factor_rate: float = Field(default=2.0, gt=0)
+    factor_rate: float = Field(default=1.0, gt=0)
     """Factor on the rates of the factors, where the optimizer does not move their product, as Muon does."""
     decay: Literal["product", "factors"] = "product"
     """What weight decay falls on after the switch: the product of the factors (Frobenius decay), or each factor."""
