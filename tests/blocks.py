@@ -97,6 +97,10 @@ class Session:
         assert words[0] == "lehr", f"{self.page.name}: {line!r} is no lehr command"
         changes = SHORTER.get(words[2], "") if words[1] == "train" else ""
         words += [word for change in changes.split() for word in ("--set", change)]
+        if words[1] == "measure":  # what is to be measured must not be over at once
+            for change in [*SHORTER[words[2]].split(), "steps=100000"]:
+                words += ["--set", change]
+            words += ["--budget", "40s"]
         words += ["--length", "5"] if words[1] == "sample" and "translate" not in line else []
         done = lehr(*words[1:])
         self.code = done.code

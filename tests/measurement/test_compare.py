@@ -213,9 +213,9 @@ def test_a_worker_ends_with_the_process_that_asked_for_it(place: str, tmp_path: 
     worker = Worker("A", Source(f"{place}:recipe"), tmp_path)
     process = worker._process
     worker.close()
-    assert process.exitcode == 0
+    assert process.returncode == 0
     again = Worker("A", Source(f"{place}:recipe"), tmp_path)
-    os.kill(again._process.pid or 0, signal.SIGKILL)
+    os.kill(again._process.pid, signal.SIGKILL)
     with pytest.raises(ArmError, match="killed by signal 9"):
         again.window(1)
     again.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import os
+import pickle
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -22,6 +23,9 @@ from lehr.run.origin import load
 from lehr.run.recipe import Recipe
 
 __all__ = ["ArmError", "Source", "Worker", "both"]
+
+
+_CHILD = "import sys; from lehr.measurement.worker import _serve; _serve(int(sys.argv[1]))"
 
 
 class ArmError(LehrError):
@@ -48,20 +52,26 @@ class Worker:
 
     def __init__(self, name: str, source: Source, folder: Path) -> None:
         source.load()  # what is wrong with the settings is said here, once, and before anything is started
-        self._name, self._errors = name, folder / "stderr.txt"
-        folder.mkdir(parents=True, exist_ok=True)
-        here, there = multiprocessing.Pipe()
-        # a new interpreter, since one that has started threads or CUDA cannot be forked
-        made = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, source, folder), name=name)
         try:
-            made.start()
+            handed = pickle.dumps((sys.path, source, folder))
         except Exception as error:  # pickle has many of its own
             raise SettingError(
                 f"the recipe cannot be handed to another process ({error}); give it as FILE.py:FUNCTION, or make it "
                 "of functions and classes that a module holds by name"
             ) from None
-        there.close()
-        self._process, self._connection = made, here
+        folder.mkdir(parents=True, exist_ok=True)
+        self._name, self._said = name, folder / "said.txt"
+        self._connection, there = multiprocessing.Pipe()
+        # a new interpreter: one that has started threads or CUDA cannot be forked, and a script need not be run again
+        with self._said.open("wb") as said, there:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(there.fileno())],
+                pass_fds=[there.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        self._connection.send_bytes(handed)
         self._answer()  # that it is ready
 
     def window(self, steps: int) -> Window:
@@ -82,10 +92,11 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         self._connection.close()  # on which it ends by itself
-        self._process.join(timeout=10)
-        if self._process.is_alive():
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
 
     def __enter__(self) -> Worker:
         return self
@@ -112,10 +123,9 @@ class Worker:
         return content
 
     def _died(self) -> NoReturn:
-        self._process.join(timeout=10)
-        said = self._errors.read_text(errors="replace").strip() if self._errors.is_file() else ""
-        code = self._process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+        code = self._process.wait(timeout=10)
+        said = self._said.read_text(errors="replace").strip()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         raise ArmError(f"{self._name}: its process {how}; the last it said: {said[-500:] or 'nothing'}")
 
 
@@ -131,21 +141,19 @@ def both(a: Source, b: Source, names: Sequence[str] = ("A", "B")) -> Iterator[tu
         yield one, other
 
 
-def _serve(connection: Connection, source: Source, folder: Path) -> None:
+def _serve(descriptor: int) -> None:
     """Be an arm: what a worker process runs, until its pipe is closed."""
-    errors = os.open(folder / "stderr.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    os.dup2(errors, 1)
-    os.dup2(errors, 2)
-    sys.stdin.close()
-    with contextlib.suppress(EOFError, OSError):  # nobody listens any more
+    connection: Connection[Any, Any] = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody listens any more
         try:
+            sys.path[:], source, folder = pickle.loads(connection.recv_bytes())
             with arm_of(source.load(), folder) as arm:
                 connection.send(("ready", None))
                 while True:
                     name, *arguments = connection.recv()
                     connection.send(("done", getattr(arm, name)(*arguments)))
         except (EOFError, BrokenPipeError):
-            pass
+            raise
         except BaseException as error:
             traceback.print_exc()
             connection.send(("failed", f"{type(error).__name__}: {error}"))
