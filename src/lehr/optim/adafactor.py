@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -52,9 +52,6 @@ class AdafactorOptimizer(torch.optim.Optimizer):
 
     ``lr`` here is the rate that ``1/sqrt(t)`` is compared with, whatever the groups' own rates are now.
     """
-
-    on_host: ClassVar[str] = "the host reads the norms that its steps are sized by"
-    """Why no graph can hold its step."""
 
     def __init__(
         self, params: Any, *, lr: float, beta2_decay: float = -0.8, clip: float = 1.0, eps_scale: float = 1e-3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lehr.optim.base import Grouped
 from lehr.optim.fields import Betas
-from lehr.optim.lists import add_scaled_, gather, loss_of
+from lehr.optim.lists import gather, loss_of
 
 __all__ = ["Lion", "LionOptimizer", "lion_step"]
 
@@ -67,7 +67,7 @@ def lion_step(
     gradients: list[Tensor],
     momenta: list[Tensor],
     *,
-    lr: float | Tensor,
+    lr: float,
     betas: tuple[float, float],
     weight_decay: float = 0.0,
 ) -> None:
@@ -83,5 +83,5 @@ def lion_step(
     torch._foreach_sign_(directions)
     if weight_decay:
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-    add_scaled_(parameters, list(directions), -lr)
+    torch._foreach_sub_(parameters, directions, alpha=lr)
     torch._foreach_lerp_(momenta, gradients, 1 - betas[1])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Lists", "add_scaled_", "counter", "gather", "loss_of"]
+__all__ = ["Lists", "counter", "gather", "loss_of"]
 
 
 class Lists(NamedTuple):
@@ -35,19 +35,6 @@ def gather(
         if not optimizer.state[parameter]:
             optimizer.state[parameter] = fresh(parameter)
     return Lists(parameters, [p.grad for p in parameters], [optimizer.state[p] for p in parameters])
-
-
-def add_scaled_(targets: list[Tensor], values: list[Tensor], factor: float | Tensor) -> None:
-    """Add ``factor`` times each value to its target in place; as a 0-d tensor, no new graph is made for another factor.
-
-    >>> targets = [torch.tensor([1.0])]
-    >>> add_scaled_(targets, [torch.tensor([2.0])], -0.5); targets
-    [tensor([0.])]
-    """
-    if isinstance(factor, Tensor):
-        torch._foreach_add_(targets, torch._foreach_mul(values, factor))
-    else:
-        torch._foreach_add_(targets, values, alpha=factor)
 
 
 def counter() -> Tensor:

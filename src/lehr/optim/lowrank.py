@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -153,9 +153,6 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     State of a parameter: the basis, the inner optimizer's state under ``inner``, and counts. Computed in single
     precision at least. Nothing is read back from the device but, with ``lazy``, the overlap at a refresh.
     """
-
-    on_host: ClassVar[str] = "the host decides when its directions are renewed"
-    """Why no graph can hold its step."""
 
     def __init__(self, params: Any, settings: Projected) -> None:
         self.settings = settings

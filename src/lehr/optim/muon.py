@@ -19,7 +19,7 @@ from lehr.optim.adamw import AdamW
 from lehr.optim.base import Grouped, parameters_of
 from lehr.optim.fields import Share
 from lehr.optim.groups import owners
-from lehr.optim.lists import add_scaled_, gather, loss_of
+from lehr.optim.lists import gather, loss_of
 from lehr.optim.rules import freeze, nearest_part
 
 __all__ = ["MatrixMuon", "Muon", "factor_updates", "hidden_matrices", "orthogonalized", "shape_factor"]
@@ -170,20 +170,19 @@ class MatrixMuon(torch.optim.Optimizer):
                 matrix = momentum_ahead.reshape(len(parameter), -1)
                 for update, target in zip(matrix.chunk(group["parts"]), parameter.chunk(group["parts"]), strict=True):
                     far = lr * shape_factor(*update.shape)
-                    add_scaled_([target], [orthogonalized(update).reshape(target.shape)], -far)
+                    target.sub_(orthogonalized(update).reshape(target.shape), alpha=far)
         return loss
 
     @staticmethod
-    def _move_products(factors: list[Tensor], ahead: list[Tensor], lr: float | Tensor) -> None:
+    def _move_products(factors: list[Tensor], ahead: list[Tensor], lr: float) -> None:
         pairs = zip(factors[::2], factors[1::2], ahead[::2], ahead[1::2], strict=True)
         for U, V, of_U, of_V in pairs:
             change_U, change_V = factor_updates(U, V, of_U, of_V, damping=lr)
-            add_scaled_([U, V], [change_U, change_V], -lr)
+            U.sub_(change_U, alpha=lr)
+            V.sub_(change_V, alpha=lr)
 
 
-def factor_updates(
-    U: Tensor, V: Tensor, of_U: Tensor, of_V: Tensor, *, damping: float | Tensor
-) -> tuple[Tensor, Tensor]:
+def factor_updates(U: Tensor, V: Tensor, of_U: Tensor, of_V: Tensor, *, damping: float) -> tuple[Tensor, Tensor]:
     """Return the changes of two factors (m, r) and (n, r) by which ``U V^T`` moves as Muon would move the matrix.
 
     ``of_U`` and ``of_V`` are their momenta, ``M V`` and ``M^T U`` of the product's momentum M. With ``P = V^T V + d``::
@@ -207,7 +206,7 @@ def factor_updates(
     return scale * (unit_U @ root_V), scale * (unit_V @ root_U)
 
 
-def _inverse_root(gram: Tensor, damping: float | Tensor) -> Tensor:
+def _inverse_root(gram: Tensor, damping: float) -> Tensor:
     """Return ``(gram + damping)^(-1/2)``; directions in which there is nothing at all stay where they are."""
     values, vectors = torch.linalg.eigh(in_full(gram))
     values = values.clamp_min(0) + damping

@@ -66,9 +66,6 @@ class ScheduleFreeSGD(Grouped):
 class ScheduleFreeOptimizer(torch.optim.Optimizer):
     """Schedule-free SGD, or AdamW where ``beta2`` is given. Parameters hold y; `put_in` lets them hold x."""
 
-    on_host: ClassVar[str] = "the host reads the counts that its averages go by"
-    """Why no graph can hold its step."""
-
     prefix: ClassVar[str] = ""
     """Evaluations with x take the place of those with y."""
 

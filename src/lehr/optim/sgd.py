@@ -13,7 +13,7 @@ from lehr.base.errors import SettingError
 from lehr.optim.base import Grouped, parameters_of
 from lehr.optim.fields import Share
 from lehr.optim.fused import implementation
-from lehr.optim.lists import add_scaled_, gather, loss_of
+from lehr.optim.lists import gather, loss_of
 
 __all__ = ["SGD", "VelocitySGD", "velocity_step"]
 
@@ -127,7 +127,7 @@ def velocity_step(
     gradients: list[Tensor],
     velocities: list[Tensor],
     *,
-    lr: float | Tensor,
+    lr: float,
     momentum: float,
     nesterov: bool = False,
 ) -> None:
@@ -142,9 +142,9 @@ def velocity_step(
     if not parameters:
         return
     torch._foreach_mul_(velocities, momentum)
-    add_scaled_(velocities, gradients, lr)
+    torch._foreach_add_(velocities, gradients, alpha=lr)
     if nesterov:
         torch._foreach_sub_(parameters, velocities, alpha=momentum)
-        add_scaled_(parameters, gradients, -lr)
+        torch._foreach_sub_(parameters, gradients, alpha=lr)
     else:
         torch._foreach_sub_(parameters, velocities)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -50,9 +50,6 @@ class SOAP(Grouped):
 
 class SOAPOptimizer(torch.optim.Optimizer):
     """SOAP as a torch optimizer. Bases are in single precision at least."""
-
-    on_host: ClassVar[str] = "the host decides when its bases are renewed"
-    """Why no graph can hold its step."""
 
     def __init__(
         self,

@@ -164,8 +164,8 @@ class Recipe(Settings):
     compile: bool = False
     """Whether to compile the model's forward and backward pass."""
     step: Literal["eager", "whole"] = "eager"
-    """How an update is made: operation by operation, or as one compiled graph of the forward and backward pass, the
-    clipping and the optimizer's step."""
+    """How an update is made: operation by operation, or with one compiled graph of the forward and backward pass and
+    the clipping."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when the loss or a gradient is not finite: end the run, or leave the update out."""
     max_skipped: int = Field(default=20, ge=0)
