@@ -100,7 +100,7 @@ class Session:
         if words[1] == "measure":  # what is to be measured must not be over at once
             for change in [*SHORTER[words[2]].split(), "steps=100000"]:
                 words += ["--set", change]
-            words += ["--budget", "40s"]
+            words += ["--budget", "25s" if "step=whole" in words else "8s"]
         words += ["--length", "5"] if words[1] == "sample" and "translate" not in line else []
         done = lehr(*words[1:])
         self.code = done.code
