@@ -193,7 +193,7 @@ FILES = {
     "no function": ("def recipee(): pass", "has no function 'recipe' (did you mean 'recipee'?); its functions: recipee"),
     "no recipe": ("def recipe(): return 5", "returned int; it must return a lehr.Recipe"),
     "no suffix": ("", "unknown recipe 'no suffix'; did you mean the file's name with .py?"),
-    "field": (RECIPE.replace("model=Net", "model=Net, stepz=3"), "Recipe has no field 'stepz' (did you mean 'steps'?)"),
+    "field": (RECIPE.replace("model=Net", "model=Net, epocs=3"), "Recipe has no field 'epocs' (did you mean 'epochs'?)"),
     "no module": (RECIPE.replace("model=Net", "model=lambda: 5"), "model made a int; it must make a torch.nn.Module"),
     "instance": (RECIPE.replace("model=Net", "model=Net()"), "model is an instance of Net; give what makes it"),
     "no data": (RECIPE.replace("train=(X, Y), ", ""), "Data needs train=: tensors, a data set, an iterable or a DataLo"),

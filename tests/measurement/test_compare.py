@@ -232,5 +232,5 @@ def test_the_same_recipe_against_itself_has_no_winner(place: str) -> None:
 @pytest.mark.slow
 def test_a_known_difference_of_ten_percent_is_found(place: str) -> None:
     with both(Source(f"{place}:recipe"), Source(f"{place}:slow")) as (a, b):
-        verdicts = [compare(a, b, budget=1.0, window_seconds=0.01, validate=False).verdict for _ in range(20)]
+        verdicts = [compare(a, b, budget=2.0, window_seconds=0.02, validate=False).verdict for _ in range(20)]
     assert sum(said == "slower" for said in verdicts) >= 18

@@ -22,7 +22,7 @@ from lehr.schedules import WarmupCosine
 from lehr.training.stopping import Stop
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "an unknown field": (lambda: recipe(stepz=5), r"Recipe has no field 'stepz' \(did you mean 'steps'\?\); its fields: "),
+    "an unknown field": (lambda: recipe(epocs=5), r"Recipe has no field 'epocs' \(did you mean 'epochs'\?\); its fields: "),
     "an unknown field of a part": (lambda: Save(evry=5), r"Save has no field 'evry' \(did you mean 'every'\?\)"),
     "a part as a dict": (lambda: recipe(track={"evry": 5}), r"Recipe has no field 'track.evry'|Track has no field 'evry'"),
     "neither steps nor epochs": (lambda: recipe(steps=None), "a run needs steps= or epochs=, one of them; given: neither"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import pickle
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -53,8 +53,8 @@ class Worker:
     def __init__(self, name: str, source: Source, folder: Path) -> None:
         source.load()  # what is wrong with the settings is said here, once, and before anything is started
         try:
-            handed = pickle.dumps((sys.path, source, folder))
-        except Exception as error:  # pickle has many of its own
+            handed = ForkingPickler.dumps((sys.path, source, folder))  # from process to process, never to a file
+        except Exception as error:  # of many kinds
             raise SettingError(
                 f"the recipe cannot be handed to another process ({error}); give it as FILE.py:FUNCTION, or make it "
                 "of functions and classes that a module holds by name"
@@ -146,7 +146,7 @@ def _serve(descriptor: int) -> None:
     connection: Connection[Any, Any] = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError):  # nobody listens any more
         try:
-            sys.path[:], source, folder = pickle.loads(connection.recv_bytes())
+            sys.path[:], source, folder = connection.recv()
             with arm_of(source.load(), folder) as arm:
                 connection.send(("ready", None))
                 while True:
