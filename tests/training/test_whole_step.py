@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lehr
 from lehr.base.errors import NonFiniteError, SettingError
+from lehr.base.protocols import Method, Place
 from lehr.optim import OPTIMIZERS, SGD
 from lehr.schedules import OneCycle
 from lehr.training.methods import EMA, GradientCentralization, L2Penalty, ProgressiveLowRank
@@ -108,6 +109,26 @@ def test_a_short_last_batch_compiles_nothing(tmp_path: Path) -> None:
     data = lehr.Data(train=points(44), val=points(20, seed=1), batch_size=8, drop_last=False)
     eager, whole = both(tmp_path, model=lambda: Mlp(dropout=0.0), data=data, steps=30, optim=SGD(lr=0.1))
     assert whole.compilations == 1
+    assert_close(tmp_path, eager, whole)
+
+
+class Later(Method):
+    """Trains the first layer from step 6 on only."""
+
+    changes = frozenset({"model"})
+
+    def run_start(self, model: nn.Module, place: Place) -> None:
+        model.a.requires_grad_(place.step >= 6)
+
+    def step_end(self, model: nn.Module, place: Place) -> None:
+        model.a.requires_grad_(place.step >= 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*got no gradient in the first step")
+def test_what_is_unfrozen_in_the_middle_trains_from_there_on(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    eager, whole = both(tmp_path, model=Plain, methods=(Later(),), optim=SGD(lr=0.1))
+    assert whole.compilations == 2
     assert_close(tmp_path, eager, whole)
 
 

@@ -71,8 +71,9 @@ class WholeStep(EagerStep):
         if num_samples(batch) != self.reference:
             return super().attempt(batch, step, place)
         microbatches = split(batch, self.accumulate)
-        if self._graph is None:
-            self._graph = self._compiled(microbatches[0], step)
+        trainable = [p.requires_grad for p in self.parameters]
+        if self._graph is None or trainable != self._trainable:  # a method has frozen or unfrozen some
+            self._graph, self._trainable = self._compiled(microbatches[0], step), trainable
         seeds.seed_noise(self.noise, step, 0, self.device.type)
         with _tracing():
             total, count, norm, gradients = self._graph(microbatches)
