@@ -37,6 +37,7 @@ class WholeStep(EagerStep):
     """
 
     _graph: Callable[..., Any] | None = field(default=None, init=False)
+    _trainable: list[bool] = field(default_factory=list, init=False)
 
     @property
     def compilations(self) -> int:
