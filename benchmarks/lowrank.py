@@ -54,6 +54,12 @@ def translate_256(options: argparse.Namespace) -> list[common.Row]:
     return lowrank_training.translate(options, 256)
 
 
+def times_512(options: argparse.Namespace) -> list[common.Row]:
+    import lowrank_training
+
+    return lowrank_training.times_512(options)
+
+
 def plans(options: argparse.Namespace) -> list[common.Row]:
     import lowrank_training
 
@@ -73,6 +79,7 @@ PARTS: dict[str, Part] = {
     "gpt-text": gpt_text,
     "translate-512": translate_512,
     "translate-256": translate_256,
+    "translate-512-times": times_512,
     "plans": plans,
     "factor-rates": factor_rates,
 }

@@ -265,6 +265,22 @@ def translate(options: Any, width: int) -> list[common.Row]:
         return compare(TRANSLATE[width], Path(folder), options)
 
 
+def times_512(options: Any) -> list[common.Row]:
+    """The time of the base case at width 512 alone, one seed: for a machine that was not quiet while the rest was made."""
+    case = TRANSLATE[512]
+    shorten, switch = QUICK if options.quick else ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        full, low = beside(
+            lambda: run(case, Path(folder) / "full", "methods=[]", *shorten),
+            lambda: run(case, Path(folder) / "low", *shorten, *switch),
+        )
+    gain = full.seconds / low.seconds
+    what = f"{case.label}: training time, full / low rank ({case.claimed}), nothing else running"
+    met = None if options.quick or case.gain is None else gain >= case.gain
+    loss = common.Row(what=f"{case.label}: validation loss over full rank", measured=low.loss / full.loss)
+    return [common.Row(what=what, measured=gain, target=case.gain, met=met), loss]
+
+
 def factor_rates(options: Any) -> list[common.Row]:
     """What the rate of the factors over that of their matrices does to the loss, one seed; two runs at a time."""
     shorten, _ = QUICK if options.quick else ([], [])
