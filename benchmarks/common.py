@@ -78,7 +78,8 @@ def _number(value: float | None) -> str:
 def _store(content: Mapping[str, Any], name: str) -> None:
     folder = RECORDS / f"{date.today():%Y-%m-%d}_{name}_{machine().replace(' ', '-').lower()}"
     folder.mkdir(parents=True, exist_ok=True)
-    command = "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # not where they lie
+    command = "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *words])
     record = {"command": command, "date": f"{date.today()}", **versions(), **content}
     (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"record: benchmarks/records/{folder.name}/record.json")

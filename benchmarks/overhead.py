@@ -30,6 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import lehr
+from lehr.losses import Supervised, cross_entropy
+from lehr.optim import AdamW
+from lehr.schedules import WarmupCosine
+
 SAMPLES, FEATURES, CLASSES, BATCH = 4096, 64, 10, 32
 RATE, DECAY, CLIP, LOG_EVERY = 1e-3, 0.01, 1.0, 10
 
@@ -112,27 +117,28 @@ def fast(width: int, total: int) -> Iterator[None]:
             yield
 
 
-def lehr_eager(width: int, total: int, step: str = "eager") -> Iterator[None]:
-    import lehr
-    from lehr.losses import Supervised, cross_entropy
-    from lehr.run.recipe import Save
-    from lehr.track import Progress
-
-    recipe = lehr.Recipe(
+def recipe(width: int, total: int, step: str = "eager") -> lehr.Recipe:
+    """Return the network as a recipe of lehr's."""
+    return lehr.Recipe(
         model=lambda: network(width),
         data=lehr.Data(train=data(), batch_size=BATCH),
         objective=Supervised(loss=cross_entropy),
-        optim=lehr.optim.AdamW(lr=RATE, weight_decay=DECAY),
-        schedule=lehr.schedules.WarmupCosine(warmup=0),
+        optim=AdamW(lr=RATE, weight_decay=DECAY),
+        schedule=WarmupCosine(warmup=0),
         steps=total,
         clip=CLIP,
-        save=Save(every="100%"),
+        save=lehr.Save(every="100%"),
         threads=1,
         step=step,
     )
+
+
+def lehr_eager(width: int, total: int, step: str = "eager") -> Iterator[None]:
+    from lehr.track import Progress
+
     folder = Path(tempfile.mkdtemp()) / "run"
     trainer = lehr.Trainer(
-        recipe,
+        recipe(width, total, step),
         run_dir=folder,
         trackers=[lambda steps: Progress(total_steps=steps, stream=io.StringIO())],
     )

@@ -101,6 +101,12 @@ class Session:
             for change in [*SHORTER[words[2]].split(), "steps=100000"]:
                 words += ["--set", change]
             words += ["--budget", "25s" if "step=whole" in words else "8s"]
+        if words[1] == "speed":
+            words += [w for change in [*SHORTER[words[2]].split(), "steps=100000"] for w in ("--set", change)]
+            words += ["--budget", "30s", "--lever", "threads"]
+        if words[1] == "ablate":
+            words += [w for change in SHORTER[words[2]].split() for w in ("--set", change)]
+            words += ["--seeds", "2", "--equal", "steps", "--try", "clip"]
         words += ["--length", "5"] if words[1] == "sample" and "translate" not in line else []
         done = lehr(*words[1:])
         self.code = done.code

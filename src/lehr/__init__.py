@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from lehr.base.protocols import Method as Method
     from lehr.base.protocols import Observer as Observer
     from lehr.data.data import Data as Data
+    from lehr.measurement.ablate import ablate as ablate
+    from lehr.measurement.speed import speed as speed
     from lehr.run.recipe import Evaluate as Evaluate
     from lehr.run.recipe import Recipe as Recipe
     from lehr.run.recipe import Save as Save
@@ -32,10 +34,12 @@ _PUBLIC = {
     "StopRun": "lehr.base.errors",
     "Track": "lehr.run.recipe",
     "Trainer": "lehr.run.trainer",
+    "ablate": "lehr.measurement.ablate",
     "resume": "lehr.run.resume",
+    "speed": "lehr.measurement.speed",
     "train": "lehr.run.trainer",
 }
-_FOLDERS = ("augment", "averaging", "layers", "losses", "metrics", "optim", "schedules", "transfer")
+_FOLDERS = ("augment", "averaging", "layers", "levers", "losses", "metrics", "optim", "schedules", "transfer")
 
 __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, the folders
     "Data",
@@ -45,7 +49,9 @@ __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, 
     "Stop",
     "Track",
     "Trainer",
+    "ablate",
     "resume",
+    "speed",
     "train",
     "Method",
     "Observer",
@@ -53,6 +59,7 @@ __all__ = [  # noqa: RUF022 - what describes a run, what runs it, what listens, 
     "augment",
     "averaging",
     "layers",
+    "levers",
     "losses",
     "metrics",
     "optim",

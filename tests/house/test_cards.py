@@ -10,6 +10,7 @@ from blocks import ROOT
 
 import lehr
 from lehr.base.settings import override
+from lehr.levers import LEVERS
 from lehr.models.gpt import GPTSettings
 from lehr.optim import OPTIMIZERS
 from lehr.recipes.gpt_text import recipe
@@ -38,11 +39,14 @@ OTHER_NAMES = {
     "projected": "projected-optimizer",
     "lowrank_layers": "selective-low-rank",
     "progressive_lowrank": "progressive-low-rank",
+    **dict.fromkeys(("compile-blocks", "cuda-graphs"), "compile"),
+    **dict.fromkeys(("bf16", "fp16", "fp8", "tf32"), "mixed-precision"),
+    "8-bit-optimizer": "adamw-8bit",
 }
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULES, *METHODS])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULES, *METHODS, *LEVERS])
 def test_every_row_has_a_card(name: str) -> None:
     assert OTHER_NAMES.get(name, name.replace("_", "-")) in [card.stem for card in CARDS]
 

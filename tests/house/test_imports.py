@@ -23,18 +23,19 @@ MAY_IMPORT = {
     "data": "base",
     "dist": "base",
     "track": "base",
+    "levers": "base",
     "models": "base layers",
     "optim": "base dist lowrank",
     "checkpoint": "base dist",
     "reporting": "base track",
     "transfer": "base optim",
-    "training": "base schedules losses lowrank augment averaging metrics dist optim transfer",
+    "training": "base schedules losses lowrank augment averaging metrics dist levers optim transfer",
     "run": "base schedules losses lowrank augment averaging metrics layers models "
-    "data dist track optim transfer checkpoint reporting training",
+    "data dist track levers optim transfer checkpoint reporting training",
     "recipes": "base schedules losses lowrank augment averaging metrics layers models "
-    "data dist track optim transfer checkpoint reporting training run",
-    "measurement": "base run",
-    "cli": "base schedules losses metrics dist track optim reporting training run recipes measurement",
+    "data dist track levers optim transfer checkpoint reporting training run",
+    "measurement": "base data levers training run",
+    "cli": "base schedules losses metrics dist track levers optim reporting training run recipes measurement",
 }
 """The table of docs/map.md."""
 

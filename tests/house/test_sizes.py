@@ -22,6 +22,7 @@ MANY_ARGUMENTS = {
     "cli/sample.py:sample": "each is an option of the command line",
     "cli/schedule.py:schedule": "the same",
     "cli/measure.py:measure": "the same",
+    "cli/ablate.py:ablate": "the same",
     "training/blame.py:find_nonfinite": "it repeats a step, and needs all that made it",
     "training/evaluate.py:evaluate": "a function without state, used by loops of the user's own",
     "run/assemble.py:_validation": "binds what evaluation needs, once",

@@ -47,7 +47,7 @@ def encode(state: Any, part: str) -> tuple[Any, dict[str, Tensor]]:
         stored[same] = path
         overlapping = tensor.numel() > 0 and tensor.untyped_storage().data_ptr() in memory
         memory.add(tensor.untyped_storage().data_ptr())
-        tensors[path] = tensor.clone() if overlapping else tensor
+        tensors[path] = tensor.clone(memory_format=torch.contiguous_format) if overlapping else tensor.contiguous()
         return path
 
     def walk(value: Any, path: str) -> Any:

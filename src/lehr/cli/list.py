@@ -16,7 +16,8 @@ __all__ = ["list_"]
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="recipes, optimizers, schedules, methods, metrics or losses; all if not given.")
+        str | None,
+        typer.Argument(help="recipes, optimizers, schedules, methods, metrics, losses or levers; all if not given."),
     ] = None,
     help_me_choose: Annotated[
         bool, typer.Option("--help-me-choose", help="Say when to choose which, in place of what each is.")

@@ -10,6 +10,7 @@ from typing import TextIO
 import typer
 
 from lehr.base.errors import BAD_USAGE, LehrError, LehrWarning
+from lehr.cli.ablate import ablate
 from lehr.cli.eval import eval_
 from lehr.cli.list import list_
 from lehr.cli.measure import measure
@@ -17,6 +18,7 @@ from lehr.cli.report import report
 from lehr.cli.resume import resume
 from lehr.cli.sample import sample
 from lehr.cli.schedule import schedule
+from lehr.cli.speed import speed
 from lehr.cli.train import train
 
 __all__ = ["app", "main"]
@@ -43,7 +45,9 @@ app.command("resume")(resume)
 app.command("eval")(eval_)
 app.command("sample")(sample)
 app.command("report")(report)
+app.command("speed")(speed)
 app.command("measure")(measure)
+app.command("ablate")(ablate)
 app.command("schedule")(schedule)
 app.command("list")(list_)
 

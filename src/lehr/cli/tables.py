@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lehr.base.tables import Table
+from lehr.levers.table import LEVERS
 from lehr.losses.table import LOSSES
 from lehr.metrics.table import METRICS
 from lehr.optim.table import OPTIMIZERS
@@ -22,4 +23,5 @@ def tables() -> dict[str, Table]:
         "methods": METHODS,
         "metrics": METRICS,
         "losses": LOSSES,
+        "levers": LEVERS,
     }

@@ -18,6 +18,10 @@ def train(
     run: Annotated[
         Path | None, typer.Option("--run", help="The run folder; a new one below runs/ if not given.")
     ] = None,
+    recipe_patch: Annotated[
+        Path | None,
+        typer.Option("--recipe-patch", help="Settings that `lehr speed` has written; --set comes after them."),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a trace of some steps, and show the operators that cost most.")
     ] = False,
@@ -26,10 +30,12 @@ def train(
     """Train a recipe in a new run folder."""
     from lehr.cli.names import recipe_place
     from lehr.cli.session import finished, progress
+    from lehr.run.patch import read_patch
     from lehr.run.trainer import train as train_
 
+    overrides = [*(read_patch(recipe_patch) if recipe_patch else ()), *set_]
     result = train_(
-        recipe_place(recipe), run_dir=run, overrides=set_, trackers=[progress], yardsticks=True, profile=profile
+        recipe_place(recipe), run_dir=run, overrides=overrides, trackers=[progress], yardsticks=True, profile=profile
     )
     extra, code = finished(result)
     written = Path(result.run or "") / "profile"

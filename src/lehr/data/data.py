@@ -47,6 +47,10 @@ class Data(Settings):
     """Whether to shuffle anew in each epoch. A DataLoader's sampler decides for itself."""
     drop_last: bool = False
     """Whether to leave out an epoch's last batch when it is smaller than the others."""
+    bucket: bool = False
+    """Whether batches are made of samples of similar length, for data that knows them: less padding."""
+    resident: bool = False
+    """Whether data in memory is put on the accelerator, whole, and indexed there."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead, for data that is read sample by sample. A DataLoader brings its own."""
     collate: Callable[[list[Any]], Any] | None = None

@@ -35,11 +35,14 @@ class IndexedLoader:
         seed: int,
         shard: Shard = Shard(),
         device: torch.device | None = None,
+        resident: bool = False,
     ) -> None:
         self.source, self.order, self.seed, self.shard = source, order, seed, shard
         self.steps_per_epoch: int | None = order.batches_per_epoch
         self.batch_size = order.batch_size
         self._device = device if device is not None and device.type != "cpu" else None
+        self._resident = resident
+        """Whether the source lies on the device, where the indices then have to be."""
         self._handed_out = 0
         self._indices = torch.empty(0, dtype=torch.long)
 
@@ -63,8 +66,11 @@ class IndexedLoader:
             indices = self.shard.of(indices)
         self._handed_out += 1
         self._indices = indices
-        batch = self.source.take_batch(indices, epoch=epoch, seed=self.seed)
-        return batch if self._device is None else to_device(batch, self._device)
+        if self._device is None:
+            return self.source.take_batch(indices, epoch=epoch, seed=self.seed)
+        if self._resident:
+            return self.source.take_batch(indices.to(self._device, non_blocking=True), epoch=epoch, seed=self.seed)
+        return to_device(self.source.take_batch(indices, epoch=epoch, seed=self.seed), self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""

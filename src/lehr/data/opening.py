@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lehr.base.errors import DataError, SettingError
@@ -82,11 +83,14 @@ def training_loader(
             seed=seed,
             shuffle=settings.shuffle,
             drop_last=settings.drop_last,
+            lengths=_lengths(data) if settings.bucket else None,
         )
         _check_shards(order.num_samples, settings, shard)
         if isinstance(data, Source):
             _refuse_for_tensors(settings)
-            return IndexedLoader(data, order, seed=seed, shard=shard, device=device)
+            placed = _on_device(data, device) if settings.resident else data
+            return IndexedLoader(placed, order, seed=seed, shard=shard, device=device, resident=settings.resident)
+        _refuse(settings, "resident", "it concerns data in memory, and this is read sample by sample")
         return MappedLoader(
             data,
             order,
@@ -97,6 +101,8 @@ def training_loader(
             options=worker_options(settings.workers),
         )
     if isinstance(data, Iterable):
+        _refuse(settings, "resident", "it concerns data in memory, and this is a stream")
+        _refuse(settings, "bucket", "the lengths of a stream's samples are not known before they are read")
         return StreamLoader(
             data,
             seed=seed,
@@ -116,6 +122,40 @@ def training_loader(
 
 def _length(data: Any) -> int:
     return len(data)
+
+
+def _lengths(data: Any) -> Tensor:
+    """Return the length of each sample, from data that knows it."""
+    lengths = getattr(data, "lengths", None)
+    if lengths is None:
+        raise SettingError(
+            f"data.bucket=true needs to know how long samples are, and {type(data).__name__} does not say; give it an "
+            "attribute `lengths` with a number for each sample, or leave bucket out"
+        )
+    found = torch.as_tensor(lengths)
+    if found.shape != (len(data),):
+        raise DataError(
+            f"`lengths` has the shape {tuple(found.shape)}; it needs one number for each of {len(data)} samples"
+        )
+    return found
+
+
+def _on_device(data: Source, device: torch.device | None) -> Source:
+    if device is None or device.type == "cpu":
+        raise SettingError(
+            "data.resident=true has no effect on a CPU, which computes from the memory of the data; leave it out"
+        )
+    move = getattr(data, "on", None)
+    if move is None:
+        raise SettingError(f"data.resident=true is not possible for {type(data).__name__}; leave it out")
+    placed: Source = move(device)
+    return placed
+
+
+def _refuse(settings: Data, name: str, why: str) -> None:
+    """Refuse a setting that cannot have an effect."""
+    if getattr(settings, name) != Data.model_fields[name].default:
+        raise SettingError(f"data.{name} has no effect: {why}; leave it out")
 
 
 def _refuse_for_tensors(settings: Data) -> None:
@@ -155,7 +195,7 @@ def _from_dataloader(
     loader: DataLoader[Any], settings: Data, *, seed: int, shard: Shard, device: torch.device | None
 ) -> Loader:
     """Take a user's DataLoader apart: its data, its sampler's order, its collation, its workers."""
-    for name in ("batch_size", "shuffle", "drop_last", "workers", "collate"):
+    for name in ("batch_size", "shuffle", "drop_last", "bucket", "resident", "workers", "collate"):
         if getattr(settings, name) != Data.model_fields[name].default:
             raise SettingError(
                 f"data.{name} has no effect, since the training data is a DataLoader with its own; set it there"

@@ -13,7 +13,11 @@ from torch.utils.data import DataLoader
 from lehr.base import seeds
 from lehr.base.errors import DataError, LehrWarning, SettingError
 
-__all__ = ["Order", "SampledOrder", "ShuffledOrder", "position", "position_of", "shuffled"]
+__all__ = ["Order", "SampledOrder", "ShuffledOrder", "bucketed", "position", "position_of", "shuffled"]
+
+
+POOL = 50
+"""Batches whose samples are sorted by length together."""
 
 
 class Order(Protocol):
@@ -69,8 +73,28 @@ def shuffled(num_samples: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(num_samples, generator=seeds.generator(seed, "order", epoch))
 
 
+def bucketed(order: Tensor, lengths: Tensor, *, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """Return ``order`` with samples of similar length beside one another, so that batches have little padding.
+
+    Sorted by length are `POOL` batches at a time, so that it still depends on the epoch who meets whom; the batches are
+    then shuffled. Samples that make no whole batch stay at the end.
+
+    >>> lengths = torch.tensor([1, 9, 1, 9, 1, 9])
+    >>> made = bucketed(torch.arange(6), lengths, batch_size=2, seed=0, epoch=0)
+    >>> sorted(tuple(lengths[pair].tolist()) for pair in made.view(3, 2))
+    [(1, 1), (1, 9), (9, 9)]
+    """
+    whole = len(order) // batch_size * batch_size
+    pools = torch.split(order[:whole], POOL * batch_size)
+    batches = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, batch_size)
+    drawn = torch.randperm(len(batches), generator=seeds.generator(seed, "buckets", epoch))
+    return torch.cat([batches[drawn].flatten(), order[whole:]])
+
+
 class ShuffledOrder:
     """Epochs of ``num_samples`` samples in batches of ``batch_size``, shuffled anew in each epoch or in their order.
+
+    With ``lengths``, one for each sample, batches are `bucketed`.
 
     >>> order = ShuffledOrder(10, batch_size=4, seed=0)
     >>> order.batches_per_epoch, len(order.batch(0, 2))
@@ -78,7 +102,14 @@ class ShuffledOrder:
     """
 
     def __init__(
-        self, num_samples: int, *, batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = False
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        lengths: Tensor | None = None,
     ) -> None:
         if num_samples == 0:
             raise DataError("the data is empty; give at least one sample")
@@ -90,7 +121,7 @@ class ShuffledOrder:
         self.batch_size = batch_size
         self.num_samples = num_samples
         self.batches_per_epoch = num_samples // batch_size if drop_last else -(-num_samples // batch_size)
-        self._seed, self._shuffle = seed, shuffle
+        self._seed, self._shuffle, self._lengths = seed, shuffle, lengths
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
 
     def batch(self, epoch: int, index: int) -> Tensor:
@@ -100,6 +131,10 @@ class ShuffledOrder:
             self._permutation = (
                 shuffled(self.num_samples, seed=self._seed, epoch=epoch) if self._shuffle else everything
             )
+            if self._lengths is not None:
+                self._permutation = bucketed(
+                    self._permutation, self._lengths, batch_size=self.batch_size, seed=self._seed, epoch=epoch
+                )
             self._epoch = epoch
         start = index * self.batch_size
         return self._permutation[start : start + self.batch_size]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lehr.base import seeds
-from lehr.base.batches import map_tensors, tensors_of
+from lehr.base.batches import map_tensors, tensors_of, to_device
 from lehr.base.errors import DataError
 from lehr.base.protocols import Batch
 
@@ -50,6 +50,10 @@ class TensorSource:
     def __len__(self) -> int:
         return self._length
 
+    def on(self, device: torch.device) -> TensorSource:
+        """Return the same data in the memory of ``device``, for indices that lie there too."""
+        return TensorSource(to_device(self.tensors, device))
+
     def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the batch of these samples."""
         if self._flat is not None:  # the usual pair of tensors, without the walk through nested structures
@@ -74,6 +78,11 @@ class PaddedSource:
 
     def __len__(self) -> int:
         return len(self.tensors[0])
+
+    @property
+    def lengths(self) -> Tensor:
+        """The length of each sample: of all its rows together."""
+        return torch.stack(self._lengths).sum(dim=0)
 
     def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the batch of these samples."""
@@ -102,10 +111,14 @@ class TokenWindows:
                 f"use a context of at most {len(tokens) // 2}, or more text"
             )
         self.tokens, self.context = tokens, context
-        self._steps = torch.arange(context + 1)
+        self._steps = torch.arange(context + 1, device=tokens.device)
 
     def __len__(self) -> int:
         return (len(self.tokens) - self.context) // self.context
+
+    def on(self, device: torch.device) -> TokenWindows:
+        """Return the same text in the memory of ``device``, for indices that lie there too."""
+        return TokenWindows(self.tokens.to(device), context=self.context)
 
     def take_batch(self, indices: Tensor, *, epoch: int, seed: int) -> Batch:
         """Return the inputs and the targets of these windows."""

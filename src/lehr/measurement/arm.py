@@ -17,10 +17,16 @@ import torch
 from lehr.base.durations import Duration
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Batch
+from lehr.levers.lever import Setup
+from lehr.measurement.phases import Phases, phases
+from lehr.measurement.setup import setup_of
 from lehr.run.recipe import Recipe
 from lehr.run.trainer import Trainer
 
 __all__ = ["Arm", "RecipeArm", "Window", "measurable"]
+
+WARM = 5
+"""Steps before a step is taken apart."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +109,29 @@ class RecipeArm:
             raise SettingError("a run of one step cannot be measured; give steps= or epochs= for more")
         self._batches = self._trainer.batches()
 
+    def _make_room(self, steps: int = 1) -> None:
+        """Begin the run anew where it has not that many steps left before its last one, which evaluates and saves."""
+        if self._trainer.loop.clock.step + steps >= self._trainer.loop.total_steps:
+            self.close()
+            self._begin()
+
+    def setup(self) -> Setup:
+        """Return what levers need to know of the run."""
+        return setup_of(self._trainer.assembly)
+
+    def phases(self, seconds: float) -> Phases:
+        """Say where the time of a step goes, in about so many seconds behind what it takes to warm up."""
+        self.window(WARM)
+        most = (self._trainer.loop.total_steps - 1) // 3
+        steps = max(1, min(most, int(seconds / 3 / self.window(1).seconds_per_step)))
+        self._make_room(3 * steps)
+        return phases(self._trainer, self._batches, steps)
+
     def window(self, steps: int) -> Window:
         """Train so many steps; what it takes to begin the run anew is not counted."""
         seconds = 0.0
         for _ in range(steps):
-            if self._trainer.loop.clock.step >= self._trainer.loop.total_steps - 1:  # the last one evaluates and saves
-                self.close()
-                self._begin()
+            self._make_room()
             started = time.perf_counter()
             self._trainer.step(self._next())
             seconds += time.perf_counter() - started

@@ -8,6 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -18,7 +19,9 @@ from typing import Any, NoReturn
 
 from lehr.base.errors import LehrError, SettingError
 from lehr.base.settings import override
+from lehr.levers.lever import Setup
 from lehr.measurement.arm import Arm, ArmState, Window, arm_of
+from lehr.measurement.phases import Phases
 from lehr.run.origin import load
 from lehr.run.recipe import Recipe
 
@@ -48,9 +51,12 @@ class Source:
 
 
 class Worker:
-    """Answers for an arm that trains elsewhere; both sides of a comparison wait while the other one works."""
+    """Answers for an arm that trains elsewhere; both sides of a comparison wait while the other one works.
 
-    def __init__(self, name: str, source: Source, folder: Path) -> None:
+    With ``seconds`` it is ended, and said to have failed, where it has not answered by then.
+    """
+
+    def __init__(self, name: str, source: Source, folder: Path, *, seconds: float | None = None) -> None:
         source.load()  # what is wrong with the settings is said here, once, and before anything is started
         try:
             handed = ForkingPickler.dumps((sys.path, source, folder))  # from process to process, never to a file
@@ -60,7 +66,9 @@ class Worker:
                 "of functions and classes that a module holds by name"
             ) from None
         folder.mkdir(parents=True, exist_ok=True)
-        self._name, self._said = name, folder / "said.txt"
+        self._name, self._said, self._failed = name, folder / "said.txt", False
+        self._seconds = seconds
+        self._ends = None if seconds is None else time.perf_counter() + seconds
         self._connection, there = multiprocessing.Pipe()
         # a new interpreter: one that has started threads or CUDA cannot be forked, and a script need not be run again
         with self._said.open("wb") as said, there:
@@ -71,8 +79,12 @@ class Worker:
                 stdout=said,
                 stderr=said,
             )
-        self._connection.send_bytes(handed)
-        self._answer()  # that it is ready
+        try:
+            self._connection.send_bytes(handed)
+            self._answer()  # that it is ready
+        except BaseException:
+            self.close()
+            raise
 
     def window(self, steps: int) -> Window:
         """Train so many steps, and say how long they took."""
@@ -88,6 +100,21 @@ class Worker:
         """Return the validation loss of the weights as they are."""
         answer: float | None = self._ask("validate")
         return answer
+
+    def setup(self) -> Setup:
+        """Return what levers need to know of the run."""
+        answer: Setup = self._ask("setup")
+        return answer
+
+    def phases(self, seconds: float) -> Phases:
+        """Say where the time of a step goes."""
+        answer: Phases = self._ask("phases", seconds)
+        return answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there and can be asked."""
+        return not self._failed and self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""
@@ -113,12 +140,21 @@ class Worker:
             self._died()
         return self._answer()
 
+    def take_your_time(self) -> None:
+        """Lift the limit on its answers."""
+        self._ends = None
+
     def _answer(self) -> Any:
+        if self._ends is not None and not self._connection.poll(max(0.0, self._ends - time.perf_counter())):
+            self._failed = True
+            self._process.kill()
+            raise ArmError(f"{self._name} did not come to an end in the {self._seconds:.0f} s it was given")
         try:
             kind, content = self._connection.recv()
         except (EOFError, OSError):
             self._died()
         if kind == "failed":
+            self._failed = True
             raise ArmError(f"{self._name} failed: {content}")
         return content
 

@@ -26,6 +26,7 @@ RECIPES = Table(
         _row("digits-pretrain", "the digits 0 to 4: what digits-transfer starts from"),
         _row("digits-transfer", "from the digits 0 to 4 to 5 to 9, with 25 pictures and gradual unfreezing"),
         _row("gpt-wsd", "a smaller GPT with warm-up-stable-decay and Muon"),
+        _row("gpt-fast", "a small GPT that reaches a modest loss on a small text as soon as it can"),
         _row("gpt-text-lowrank", "gpt-text three times as wide, with progressive low rank"),
         _row("translate", "an encoder-decoder on English and Chinese names, or on pairs (data.path=FILE.tsv)"),
         _row("translate-lowrank", "the guide's base case at width 512, with progressive low rank"),

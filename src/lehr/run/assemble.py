@@ -35,6 +35,7 @@ from lehr.run.checks import materialize, preflight, preflight_mixed, warn_of_no_
 from lehr.run.environment import describe_environment
 from lehr.run.folder import RunFolder
 from lehr.run.pace import lengths, resolve_momentum, resolve_schedule, resolve_watchers
+from lehr.run.passes import as_called, lay_out
 from lehr.run.recipe import ModelSettings, Recipe
 from lehr.run.saver import Saver
 from lehr.track.guard import Guarded
@@ -107,6 +108,7 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observer
     # the model under its own seed, so that its weights depend on nothing else
     model = build_model(recipe, splits).to(device)
     materialize(recipe, model, loader)
+    lay_out(recipe, model, device)
     weights_line = None
     begun = bool(store and store.paths())  # a run that is gone on with has its own, but for what LoRA leaves out
     if recipe.weights and not (begun and not any(isinstance(method, LoRA) for method in recipe.methods)):
@@ -126,8 +128,9 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observer
     check_metrics(metrics, recipe.objective)
     # the first batch through the model before it is compiled or wrapped, while errors still read well
     preflight(recipe, model, loader, metrics, cast, device)
-    compiled = CompileWatch(model) if recipe.compile else None
-    called = compiled.called if compiled else model
+    passes = as_called(recipe, model, world=ranks.world)
+    compiled = CompileWatch(passes, recipe.compile) if recipe.compile else None
+    called = compiled.called if compiled else passes
     context = RunContext(
         model=model,
         run=run,
@@ -174,7 +177,9 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observer
         structure.follow(functools.partial(_share_anew, update, called))
     clock, window = Clock(), Window()
     scores = Scores(monitor=monitor, goal=goal)
-    validate = _validation(recipe, splits, called, metrics, averages, ranks=ranks, device=device, cast=cast)
+    # weights that are only cast for the passes are evaluated as they are saved
+    evaluated = called if passes is model else model
+    validate = _validation(recipe, splits, evaluated, metrics, averages, ranks=ranks, device=device, cast=cast)
     environment = describe_environment(device=device, compiled=recipe.compile, world_size=ranks.world)
     in_place = [average for average in averages if not average.prefix]
     parts: dict[str, Stateful] = {
@@ -386,7 +391,7 @@ def _validation(
             return evaluate(
                 model,
                 recipe.objective,
-                map(CompileWatch.any_size, chosen) if recipe.compile else chosen,
+                map(CompileWatch.any_size, chosen) if recipe.compile not in (False, "blocks") else chosen,
                 metrics,
                 autocast=cast,
                 ranks=ranks,

@@ -28,7 +28,7 @@ DECIDES_BITS = (
 """What the last bits of a result can depend on; a difference in any of it is named when a run is resumed."""
 
 
-def describe_environment(*, device: torch.device, compiled: bool, world_size: int) -> dict[str, Any]:
+def describe_environment(*, device: torch.device, compiled: bool | str, world_size: int) -> dict[str, Any]:
     """Return what is recorded in environment.json and in each checkpoint's manifest."""
     return {
         "lehr": _version("lehr"),

@@ -16,6 +16,8 @@ from lehr.base.protocols import Method, MethodSettings, Observer
 from lehr.base.settings import Settings
 from lehr.base.tables import Table
 from lehr.data.data import Data
+from lehr.levers.attention import Backend
+from lehr.levers.recompute import How
 from lehr.losses.objective import as_objective
 from lehr.metrics.metric import Metric
 from lehr.metrics.table import METRICS
@@ -23,6 +25,7 @@ from lehr.optim.table import OPTIMIZERS
 from lehr.schedules.expression import parse
 from lehr.schedules.schedule import ScheduleSettings
 from lehr.schedules.table import SCHEDULES
+from lehr.training.compiled import Compile
 from lehr.training.methods.table import METHODS
 from lehr.training.precision import Precision
 from lehr.training.stopping import Stop
@@ -160,12 +163,21 @@ class Recipe(Settings):
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of all gradients together; None for no clipping."""
     precision: Precision = "fp32"
-    """Format of the forward and backward pass: fp32, bf16 (autocast) or fp16 (autocast with a gradient scaler)."""
-    compile: bool = False
-    """Whether to compile the model's forward and backward pass."""
+    """Format of the forward and backward pass: fp32; tf32 (products, on NVIDIA devices); bf16 (autocast); fp16 (with a
+    gradient scaler); bf16-weights (all of the model cast once a step, with float32 masters for the update)."""
+    compile: Compile = False
+    """Whether to compile the model's forward and backward pass: true, "blocks" (its repeated blocks, once for all of
+    them), "reduce-overhead" (CUDA graphs) or "max-autotune"."""
     step: Literal["eager", "whole"] = "eager"
     """How an update is made: operation by operation, or with one compiled graph of the forward and backward pass and
     the clipping."""
+    recompute: How = "nothing"
+    """What of a model of repeated blocks is computed again in the backward pass, to save memory: all within its
+    "blocks", or what is "cheap" there."""
+    channels_last: bool = False
+    """Whether the kernels of 2-d convolutions are laid out with channels last."""
+    attention: Backend = "auto"
+    """The kernel of torch's attention: math, flash, efficient or cudnn; "auto" leaves it to torch."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when the loss or a gradient is not finite: end the run, or leave the update out."""
     max_skipped: int = Field(default=20, ge=0)
@@ -210,6 +222,11 @@ class Recipe(Settings):
             raise SettingError(
                 f"schedule={self.schedule!r} is no schedule; give a name ({', '.join(SCHEDULES)}), settings, or a "
                 "function of the step"
+            )
+        if self.step == "whole" and self.compile:
+            raise SettingError(
+                f"step=whole is not possible with compile={str(self.compile).lower()}, which compiles a part of it by "
+                "itself; leave that out"
             )
         prefixes = [method.prefix for method in self.methods if hasattr(method, "prefix")]
         twice = next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lehr.base import seeds
 from lehr.base.errors import CheckpointError, LehrError, SettingError
 from lehr.base.protocols import Batch, Tracker
@@ -22,6 +20,7 @@ from lehr.dist.collectives import from_main
 from lehr.dist.ranks import Ranks, join
 from lehr.reporting.report import write_report
 from lehr.run.assemble import Assembly, assemble, open_trackers, pick_device
+from lehr.run.backends import backends
 from lehr.run.finish import finish
 from lehr.run.folder import RunFolder, claim_new, give_up
 from lehr.run.origin import Origin, fingerprint, from_function, load, source_hashes
@@ -45,25 +44,6 @@ class Continued:
     changes: tuple[str, ...]
     among: tuple[Path, ...]
     """The checkpoints that were there when it was chosen."""
-
-
-@contextlib.contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """Let torch use this number of threads within the block; None leaves it as it is.
-
-    >>> before = torch.get_num_threads()
-    >>> with threads(3):
-    ...     torch.get_num_threads()
-    3
-    >>> torch.get_num_threads() == before
-    True
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Trainer:
@@ -98,7 +78,7 @@ class Trainer:
         with contextlib.ExitStack() as undo:
             if claimed is not None:  # it is left as nothing where this fails, and by a Trainer that never runs
                 undo.callback(weakref.finalize(self, give_up, self.folder.path))
-            with threads(recipe.threads):
+            with backends(recipe):
                 device = pick_device(recipe.device, self.ranks).type
                 observers = [ProfiledSteps(self.folder.profile, device=device)] if profile and self.ranks.main else []
                 self.assembly: Assembly = assemble(recipe, ranks=self.ranks, folder=self.folder, observers=observers)
@@ -135,7 +115,7 @@ class Trainer:
 
     def finish(self) -> RunResult:
         """Validate on everything, write result.json and the report, and return the result."""
-        with threads(self.recipe.threads), seeds.isolated_global_generators():
+        with backends(self.recipe), seeds.isolated_global_generators():
             return finish(self.assembly, self.folder, self.ranks, yardsticks=self._yardsticks)
 
     @contextlib.contextmanager
@@ -146,7 +126,7 @@ class Trainer:
                 "another Trainer"
             )
         with contextlib.ExitStack() as stack:
-            stack.enter_context(threads(self.recipe.threads))
+            stack.enter_context(backends(self.recipe))
             stack.enter_context(seeds.isolated_global_generators())
             if self._continued is None:
                 self.assembly.saver.rehearse()

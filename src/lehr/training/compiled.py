@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from lehr.base.batches import tensors_of
-from lehr.base.errors import LehrWarning, NoEffectWarning
+from lehr.base.errors import LehrWarning, NoEffectWarning, SettingError
 from lehr.base.protocols import Batch, Observer, Place, Record
+from lehr.levers.blocks import repeated_blocks
 
-__all__ = ["COMPILER", "CompileWatch"]
+__all__ = ["COMPILER", "Compile", "CompileWatch"]
+
+Compile = bool | Literal["blocks", "reduce-overhead", "max-autotune"]
+"""What of a model is compiled and how: nothing, all of it, its repeated blocks, or all in one of torch's modes."""
 
 
 class _CountedCompiler:
@@ -22,11 +27,14 @@ class _CountedCompiler:
     def __init__(self) -> None:
         self.compiled = self.ran = 0
 
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    def __call__(
+        self, graph: torch.fx.GraphModule, inputs: list[Any], *, mode: str | None = None
+    ) -> Callable[..., Any]:
+        from torch._inductor import list_mode_options
         from torch._inductor.compile_fx import compile_fx
 
         self.compiled += 1
-        run: Any = compile_fx(graph, inputs)
+        run: Any = compile_fx(graph, inputs, config_patches=list_mode_options(mode) if mode else None)
 
         def counted(*given: Any) -> Any:
             self.ran += 1
@@ -47,11 +55,28 @@ class CompileWatch(Observer):
     more graph, not one each time.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.called: nn.Module = torch.compile(model, backend=COMPILER)  # type: ignore[assignment]
+    def __init__(self, model: nn.Module, how: Compile = True) -> None:
+        if how == "blocks":
+            self.called: nn.Module = model
+            self._compile_blocks(model)
+        else:
+            backend = functools.partial(COMPILER, mode=how) if isinstance(how, str) else COMPILER
+            self.called = torch.compile(model, backend=backend)  # type: ignore[assignment]
         self._compiled, self._ran = COMPILER.compiled, COMPILER.ran
         self._left = _left_to_eager()
         self._said = False
+
+    @staticmethod
+    def _compile_blocks(model: nn.Module) -> None:
+        """Compile the model's repeated blocks in place: they share their graphs, and names stay."""
+        blocks = repeated_blocks(model)
+        if not blocks:
+            raise SettingError(
+                f"compile=blocks needs a model with repeated blocks, but {type(model).__name__} has none; use "
+                "compile=true"
+            )
+        for block in blocks:
+            block.compile(backend=COMPILER)
 
     @property
     def compilations(self) -> int:

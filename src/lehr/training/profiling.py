@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from lehr.base.errors import LehrWarning
 from lehr.base.protocols import Observer, Place
 
-__all__ = ["Operator", "ProfiledSteps", "most_expensive", "table"]
+__all__ = ["Operator", "ProfiledSteps", "busy_seconds", "most_expensive", "table"]
 
 AFTER, STEPS = 10, 10
 """How many steps are let pass first, and how many are then recorded; a trace takes about 1 MB for each."""
@@ -81,6 +81,14 @@ class ProfiledSteps(Observer):
             (self._folder / "operators.txt").write_text(table(most_expensive(done.key_averages(), self._device)) + "\n")
         except (OSError, RuntimeError) as error:  # the run is whole without it
             warnings.warn(f"the profile could not be written to {self._folder}: {error}", LehrWarning, stacklevel=2)
+
+
+def busy_seconds(events: Any, device: str = "cpu") -> float:
+    """Return the seconds in which operations of ``profile.key_averages()`` ran, on ``device``."""
+    frames = ("Optimizer.", "autograd::engine", "ProfilerStep")  # what contains operations, and Python between them
+    if device == "cuda":
+        return sum(float(event.self_device_time_total) for event in events) / 1e6
+    return sum(float(event.self_cpu_time_total) for event in events if not event.key.startswith(frames)) / 1e6
 
 
 def most_expensive(events: Any, device: str = "cpu", most: int = MOST) -> list[Operator]:

@@ -22,7 +22,7 @@ from lehr.optim.clip import clip_factor, global_norm
 from lehr.training.compiled import COMPILER
 from lehr.training.steps.eager import EagerStep, Outcome
 
-__all__ = ["WholeStep"]
+__all__ = ["WholeStep", "cpp_compiler"]
 
 
 @dataclass(kw_only=True)
@@ -56,9 +56,9 @@ class WholeStep(EagerStep):
         obstacles = {
             f"gradients are shared between {world} processes in the middle of it": world > 1,
             "precision=fp16 reads its scale in the middle of it": self.scaler is not None,
-            "compile=true compiles a part of it by itself; leave that out": self.called is not self.model,
             "a method adds to the loss": bool(self.listeners.loss_ready),
-            "no C++ compiler is found (g++, clang++, or what CXX names)": self.device.type == "cpu" and not _compiler(),
+            "no C++ compiler is found (g++, clang++, or what CXX names)": self.device.type == "cpu"
+            and cpp_compiler() is None,
         }
         return next((reason for reason, holds in obstacles.items() if holds), None)
 
@@ -145,6 +145,7 @@ def _tracing() -> Iterator[None]:
         torch._dynamo.config.trace_autograd_ops = before
 
 
-def _compiler() -> str | None:
+def cpp_compiler() -> str | None:
+    """Return the C++ compiler that torch would use on a CPU, if there is one."""
     names = (os.environ.get("CXX"), "g++", "clang++")
     return next((found for name in names if name and (found := shutil.which(name))), None)

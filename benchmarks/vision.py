@@ -1,0 +1,193 @@
+"""Training seconds to an accuracy on pictures: lehr's recipe against a plain loop with the usual settings.
+
+python benchmarks/vision.py --record vision
+python benchmarks/vision.py --cifar cifar10.npz
+
+The plain loop is a DataLoader, Adam at 1e-3 and batches of 64, with the network of lehr's `digits`; for 32x32 color
+pictures a small ResNet with SGD at 0.1 and momentum, on a reduced set. Evaluations, one an epoch, are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+
+THIRD = 1 / 3
+DIGITS, CIFAR = 0.98, 0.60
+"""Validation accuracies."""
+REDUCED = (10_000, 2_000)
+"""Color pictures for training and for validation."""
+
+
+def pictures(file: Path) -> tuple[Any, Any, Any, Any]:
+    """Return training and validation pictures between -1 and 1 with their labels, from a file of JPEGs."""
+    import io
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    packed = np.load(file)
+    found: list[Any] = []
+    for side, many in zip(("train", "test"), REDUCED, strict=True):
+        content, offsets = packed[f"{side}_jpeg"].tobytes(), packed[f"{side}_offsets"]
+        rows = [np.asarray(Image.open(io.BytesIO(content[offsets[i] : offsets[i + 1]]))) for i in range(many)]
+        found.append(torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous())
+        found.append(torch.from_numpy(packed[f"{side}_labels"][:many].astype("int64")))
+    return found[0], found[1], found[2], found[3]
+
+
+def data(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    """Return the pictures of the case."""
+    if options.cifar:
+        return pictures(options.cifar)
+    from lehr.data.digits import DigitsData
+
+    splits = DigitsData().open()
+    return (*splits.train, *splits.val)
+
+
+def network(options: argparse.Namespace) -> Any:
+    """Return the plain loop's network."""
+    from lehr.models.convnet import ConvNetSettings
+    from lehr.models.resnet import ResNetSettings
+
+    facts = {"channels": 3 if options.cifar else 1, "num_classes": 10, "height": 8, "width": 8}
+    return (ResNetSettings(width=16, blocks=1) if options.cifar else ConvNetSettings()).build(facts)
+
+
+def plain(options: argparse.Namespace) -> dict[str, Any]:
+    """Train as most scripts do."""
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.data import DataLoader, TensorDataset
+
+    x, y, x_val, y_val = data(options)
+    torch.manual_seed(options.seed)
+    model = network(options)
+    loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
+    if options.cifar:
+        optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+    else:
+        optimizer, schedule = torch.optim.Adam(model.parameters(), lr=1e-3), None
+    seconds, accuracy = 0.0, 0.0
+    for epoch in range(60):
+        model.train()
+        started = time.perf_counter()
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        seconds += time.perf_counter() - started
+        model.eval()
+        with torch.no_grad():
+            accuracy = float(
+                (torch.cat([model(part) for part in x_val.split(500)]).argmax(dim=1) == y_val).float().mean()
+            )
+        if accuracy >= options.accuracy:
+            return {"seconds": seconds, "epochs": epoch + 1, "accuracy": accuracy}
+    return {"seconds": None, "epochs": 60, "accuracy": accuracy}
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    """Train lehr's recipe for it."""
+    import lehr
+    from lehr.base.settings import override
+    from lehr.losses import Supervised, cross_entropy
+    from lehr.models.resnet import ResNetSettings
+    from lehr.optim import SGD
+    from lehr.recipes import digits_one_cycle
+    from lehr.schedules import OneCycle
+
+    if options.cifar:
+        x, y, x_val, y_val = data(options)
+        recipe = lehr.Recipe(
+            model=ResNetSettings(width=16, blocks=1),
+            data=lehr.Data(train=(x, y), val=(x_val, y_val), batch_size=64, val_batch_size=500),
+            objective=Supervised(loss=cross_entropy),
+            metrics=("accuracy",),
+            optim=SGD(lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4),
+            schedule=OneCycle(),
+            epochs=8,
+            evaluate=lehr.Evaluate(every="1 epoch", monitor="accuracy"),
+            channels_last=True,
+        )
+    else:
+        recipe = digits_one_cycle.recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        given = recipe.model_copy(update={"seed": options.seed, "save": lehr.Save(every="100%", best=False)})
+        trainer = lehr.Trainer(override(given, options.set), run_dir=f"{folder}/run")
+        loop, batches, seconds = trainer.loop, trainer.batches(), None
+        for batch in batches:
+            trainer.step(batch)
+            accuracy = loop.scores.best or 0.0
+            if accuracy >= options.accuracy:
+                seconds = loop.clock.train_seconds
+                trainer.stop("reached")
+                break
+        batches.close()
+    return {"seconds": seconds, "epochs": loop.clock.step / loop.loader.steps_per_epoch, "accuracy": accuracy}
+
+
+ARMS = {"plain": plain, "ours": ours}
+
+
+def rows(options: argparse.Namespace) -> list[common.Row]:
+    """Measure both, seed by seed in turn, each run in a process of its own."""
+    taken: dict[str, list[float]] = {"plain": [], "ours": []}
+    for seed in range(1 if options.quick else options.seeds):
+        for arm in ("plain", "ours") if seed % 2 == 0 else ("ours", "plain"):
+            command = [sys.executable, __file__, "--arm", arm, "--seed", str(seed), "--accuracy", str(options.accuracy)]
+            command += ["--cifar", str(options.cifar)] if options.cifar else []
+            command += [word for setting in options.set for word in ("--set", setting)]
+            threads = {"OMP_NUM_THREADS": str(options.threads)}
+            done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{arm}, seed {seed}, failed:\n{done.stderr[-2000:]}")
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            print(f"{arm}, seed {seed}: {found}", file=sys.stderr, flush=True)
+            taken[arm].append(found["seconds"] or float("nan"))
+    ratio, low, high = common.ratios(taken, "ours", "plain")
+    what = f"{'color pictures' if options.cifar else 'digits'} to {options.accuracy:.0%}"
+    middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return [
+        common.Row(what=f"{what}: plain loop, s", measured=middle["plain"]),
+        common.Row(what=f"{what}: lehr, s", measured=middle["ours"]),
+        common.Row(what=f"{what}: lehr / plain", measured=ratio, target=THIRD, met=ratio <= THIRD, spread=(low, high)),
+    ]
+
+
+def main() -> None:
+    """Measure, or be one side of what is measured."""
+    options = common.parser(__doc__ or "")
+    options.add_argument("--cifar", type=Path, help="a file of color pictures, in place of the digits")
+    options.add_argument("--accuracy", type=float)
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--set", action="append", default=[], help="a change of lehr's recipe")
+    options.add_argument("--arm", choices=list(ARMS), help=argparse.SUPPRESS)
+    options.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    given.accuracy = given.accuracy or (CIFAR if given.cifar else DIGITS)
+    if given.arm:
+        print(json.dumps(ARMS[given.arm](given)))
+        return
+    common.finish(rows(given), given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Every lever: it names settings that exist or says why not; the functions behind them keep what they promise."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import points, recipe, records
+from torch import Tensor, nn
+
+import lehr
+from lehr.base.errors import SettingError
+from lehr.base.settings import override
+from lehr.data.data import Data
+from lehr.data.opening import training_loader
+from lehr.data.order import ShuffledOrder, bucketed
+from lehr.data.sources import PaddedSource, TensorSource, TokenWindows
+from lehr.levers import (
+    LEVERS,
+    LowPrecision,
+    NotHere,
+    Setup,
+    attention,
+    channels_last,
+    recompute,
+    repeated_blocks,
+    resident,
+    tf32,
+)
+from lehr.levers.lever import PHASES
+from lehr.models.gpt import GPTSettings
+from lehr.recipes import digits, gpt_fast, translate
+
+SETUPS = [
+    Setup(cores=cores, threads=1, device=device, data=data, accumulate=accumulate, blocks=blocks, padding=padding)
+    for cores, device, data, accumulate, blocks, padding in itertools.product(
+        (1, 4), ("cpu", "cuda", "mps"), ("memory", "samples", "stream"), (1, 8), (0, 3), (0.0, 0.4)
+    )
+]
+
+
+@pytest.mark.parametrize("name", list(LEVERS))
+def test_a_lever_names_settings_that_exist_or_says_why_not(name: str) -> None:
+    lever = LEVERS[name].make()
+    assert lever.name == name
+    assert set(lever.shortens) <= set(PHASES)
+    for setup in SETUPS:
+        try:
+            options = lever.options(setup)
+        except NotHere as error:
+            assert len(str(error)) > 20, "a reason, in words"
+            continue
+        assert options
+        for settings in options:
+            override(recipe(), settings)  # refuses what is unknown
+
+
+def test_what_is_set_already_is_not_offered_again() -> None:
+    cases = {
+        "whole-step": Setup(step="whole"),
+        "bf16": Setup(precision="bf16"),
+        "bf16-weights": Setup(precision="bf16-weights"),
+        "channels-last": Setup(convolutions=3, channels_last=True),
+        "compile-blocks": Setup(blocks=3, compile="blocks"),
+        "bucketing": Setup(padding=0.5, bucket=True),
+    }
+    for name, setup in cases.items():
+        with pytest.raises(NotHere, match="already"):
+            LEVERS[name].make().options(setup)
+
+
+def test_without_a_compiler_nothing_is_compiled_and_it_says_so() -> None:
+    for name in ("whole-step", "compile", "compile-blocks", "cuda-graphs"):
+        with pytest.raises(NotHere, match="compiler"):
+            LEVERS[name].make().options(Setup(compiler=False, blocks=3))
+
+
+class Stack(nn.Module):
+    """Blocks with dropout and a batch norm, so that noise and buffers matter."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4)) for _ in range(depth)
+        )
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+def gradients(model: nn.Module, called: nn.Module | None = None) -> list[Tensor]:
+    torch.manual_seed(0)
+    model.zero_grad(set_to_none=True)
+    (called or model)(points()[0]).square().sum().backward()
+    return [p.grad for p in model.parameters()]
+
+
+def test_repeated_blocks_are_those_of_a_list_of_one_kind() -> None:
+    model = Stack()
+    assert repeated_blocks(model) == list(model.blocks)
+    assert repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) == [], "layers are no blocks"
+    assert len(repeated_blocks(GPTSettings(depth=3).build({"vocab_size": 5, "context": 8}))) == 3
+
+
+@pytest.mark.parametrize("how", ["blocks", "cheap"])
+def test_recomputed_gradients_are_the_same_bit_for_bit(how: str) -> None:
+    torch.manual_seed(1)
+    model = Stack()
+    before = gradients(model)
+    names = list(model.state_dict())
+    recompute(model, how)  # type: ignore[arg-type]
+    assert list(model.state_dict()) == names
+    for one, other in zip(before, gradients(model), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_recomputing_keeps_less() -> None:
+    def kept(how: str) -> int:
+        model, sizes = recompute(Stack(8), how), []  # type: ignore[arg-type]
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            model(points()[0])
+        return sum(sizes)
+
+    assert kept("blocks") < 0.5 * kept("nothing")
+    assert kept("blocks") <= kept("cheap") <= kept("nothing")
+
+
+def test_recompute_without_blocks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no.* blocks|has none"):
+        lehr.train(recipe(recompute="blocks"), run_dir=tmp_path / "run")
+
+
+def test_low_precision_gradients_arrive_in_float32_and_statistics_stay() -> None:
+    torch.manual_seed(1)
+    model = Stack()
+    exact = gradients(model)
+    mean = model.norm.running_mean.clone()
+    seen: list[torch.dtype] = []
+    model.blocks[0][0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    low = gradients(model, LowPrecision(model))
+    assert seen == [torch.bfloat16]
+    assert {g.dtype for g in low} == {torch.float32}
+    assert model.norm.running_mean.dtype == torch.float32
+    assert not torch.equal(model.norm.running_mean, mean), "statistics are still collected"
+    flat = [torch.cat([g.flatten() for g in grads]) for grads in (exact, low)]
+    assert torch.cosine_similarity(flat[0], flat[1], dim=0) > 0.99
+
+
+def test_low_precision_casts_constants_and_ties() -> None:
+    model = GPTSettings(width=16, depth=1, heads=2, tie=True).build({"vocab_size": 7, "context": 8})
+    nn.init.normal_(model.embedding.weight)
+    ids = torch.randint(7, (2, 8), generator=torch.Generator().manual_seed(0))
+    out = LowPrecision(model)(ids)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out, model(ids), atol=0.3)
+    out.sum().backward()
+    assert model.embedding.weight.grad is not None
+
+
+def test_attention_is_switched_and_put_back() -> None:
+    before = torch.backends.cuda.flash_sdp_enabled()
+    with attention("math"):
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        assert torch.backends.cuda.math_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() == before
+    with pytest.raises(RuntimeError, match="inside"), attention("math"):
+        raise RuntimeError("inside")
+    assert torch.backends.cuda.flash_sdp_enabled() == before
+    with pytest.raises(SettingError, match="no kernel"), attention("fast"):  # type: ignore[arg-type]
+        pass
+
+
+def test_tf32_is_put_back_and_refused_on_a_cpu(tmp_path: Path) -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    with tf32():
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    with pytest.raises(SettingError, match="tf32.*NVIDIA"):
+        lehr.train(recipe(precision="tf32"), run_dir=tmp_path / "run")
+
+
+def test_channels_last_keeps_values_and_names() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    x = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    before, weights = model(x), {k: v.clone() for k, v in model.state_dict().items()}
+    out = channels_last(model)(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(before, out, atol=1e-5)
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+
+def test_channels_last_without_convolutions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no effect"):
+        lehr.train(recipe(channels_last=True), run_dir=tmp_path / "run")
+
+
+def test_bucketed_is_a_permutation_with_less_padding_that_follows_from_seed_and_epoch() -> None:
+    lengths = torch.randint(1, 60, (1003,), generator=torch.Generator().manual_seed(0))
+    plain = torch.randperm(1003, generator=torch.Generator().manual_seed(1))
+    made = bucketed(plain, lengths, batch_size=8, seed=0, epoch=0)
+    assert torch.equal(made.sort().values, torch.arange(1003))
+    assert torch.equal(made[1000:], plain[1000:]), "what makes no whole batch stays last"
+
+    def padded(order: Tensor) -> int:
+        return sum(int(lengths[b].max()) * len(b) for b in order.split(8))
+
+    assert padded(made) < 0.7 * padded(plain)
+    assert torch.equal(made, bucketed(plain, lengths, batch_size=8, seed=0, epoch=0))
+    assert not torch.equal(made, bucketed(plain, lengths, batch_size=8, seed=0, epoch=1))
+
+
+def test_bucketing_needs_lengths() -> None:
+    with pytest.raises(SettingError, match="how long samples are"):
+        training_loader(points(), Data(batch_size=8, bucket=True), seed=0)
+    with pytest.raises(SettingError, match="bucket has no effect"):
+        training_loader(iter([1]), Data(batch_size=8, bucket=True), seed=0)
+    source = PaddedSource((torch.tensor([[1, 0], [1, 2], [3, 0], [1, 1]]),))
+    loader = training_loader(source, Data(batch_size=2, bucket=True), seed=0)
+    assert sorted(next(loader)[0].shape[1] for _ in range(2)) == [1, 2]
+
+
+def test_resident_data_is_the_same_data() -> None:
+    cpu = torch.device("cpu")
+    assert torch.equal(resident(points(), cpu)[0], points()[0])
+    for source in (TensorSource(points()), TokenWindows(torch.arange(50), context=4)):
+        order = ShuffledOrder(len(source), batch_size=4, seed=0)
+        there = source.on(cpu).take_batch(order.batch(0, 0), epoch=0, seed=0)
+        assert torch.equal(there[0], source.take_batch(order.batch(0, 0), epoch=0, seed=0)[0])
+    with pytest.raises(SettingError, match="no effect on a CPU"):
+        training_loader(points(), Data(batch_size=4, resident=True), seed=0, device=cpu)
+
+
+RECIPES = {
+    "bf16-weights": (lambda: gpt_fast.recipe(), ["precision=bf16-weights", "model.depth=2", "model.width=32"]),
+    "recompute": (lambda: gpt_fast.recipe(), ["recompute=cheap", "model.depth=2", "model.width=32"]),
+    "attention": (lambda: gpt_fast.recipe(), ["attention=math", "model.depth=2", "model.width=32"]),
+    "channels_last": (lambda: digits.recipe(), ["channels_last=true", "epochs=null", "steps=12"]),
+    "bucket": (lambda: translate.recipe(), ["data.bucket=true", "model.width=32", "model.depth=1"]),
+}
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_run_with_a_lever_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+    make, settings = RECIPES[name]
+    common = ["steps=12", "save.every=4", "save.keep=9", "evaluate.every=12", "evaluate.batches=1", "track.every=1"]
+    settings = [s for s in settings if not s.startswith(("epochs", "steps"))] + common
+    whole = lehr.train(make(), run_dir=tmp_path / "whole", overrides=settings)
+    lehr.train(make(), run_dir=tmp_path / "cut", overrides=settings)
+    for later in (8, 12):
+        folder = tmp_path / "cut" / "checkpoints" / f"step-{later:08}"
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    again = lehr.resume(tmp_path / "cut", recipe=override(make(), settings))
+    kept = [
+        {k: v for k, v in r.items() if not k.endswith(("seconds", "per_second"))} for r in records(tmp_path / "whole")
+    ]
+    assert again.val_loss == whole.val_loss
+    assert [
+        {k: v for k, v in r.items() if not k.endswith(("seconds", "per_second"))} for r in records(tmp_path / "cut")
+    ] == kept

@@ -1,0 +1,70 @@
+"""The modes of compilation: each trains the same run, but for rounding; a state of one loads into any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lehr
+from lehr.base.errors import SettingError
+from lehr.base.settings import override
+from lehr.run.recipe import Recipe
+from lehr.training.compiled import CompileWatch
+
+pytestmark = [
+    pytest.mark.slow,  # each compiles, for some seconds
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torch's own
+]
+
+
+class Stack(nn.Module):
+    """Three blocks of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4)) for _ in range(3))
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+def stacked() -> Recipe:
+    from helpers import recipe
+
+    return recipe(model=Stack, steps=8)
+
+
+@pytest.mark.parametrize("how", ["true", "blocks", "reduce-overhead", "max-autotune"])
+def test_each_mode_trains_the_same(how: str, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    eager = lehr.train(stacked(), run_dir=tmp_path / "eager")
+    made = lehr.train(override(stacked(), [f"compile={how}"]), run_dir=tmp_path / "compiled")
+    assert made.val_loss == pytest.approx(eager.val_loss, rel=1e-4)
+    assert made.compilations
+    assert list(made.model.state_dict()) == list(eager.model.state_dict())
+
+
+def test_blocks_share_their_graph() -> None:
+    torch._dynamo.reset()
+    model = Stack()
+    watch = CompileWatch(model, "blocks")
+    watch.called(torch.ones(2, 4)).sum().backward()
+    assert watch.compilations == 1, "three blocks, one graph"
+
+
+def test_blocks_of_a_model_without_any_are_refused(tmp_path: Path) -> None:
+    from helpers import recipe
+
+    with pytest.raises(SettingError, match="compile=blocks needs a model with repeated blocks"):
+        lehr.train(recipe(compile="blocks"), run_dir=tmp_path / "run")
+
+
+def test_the_whole_step_does_not_go_with_a_compiled_model() -> None:
+    with pytest.raises(SettingError, match="step=whole is not possible with compile=blocks"):
+        override(stacked(), ["compile=blocks", "step=whole"])
