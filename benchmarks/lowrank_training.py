@@ -266,7 +266,7 @@ def translate(options: Any, width: int) -> list[common.Row]:
 
 
 def times_512(options: Any) -> list[common.Row]:
-    """The time of the base case at width 512 alone, one seed: for a machine that was not quiet while the rest was made."""
+    """The time of the base case at width 512 alone, one seed, for when the machine was busy while the rest was made."""
     case = TRANSLATE[512]
     shorten, switch = QUICK if options.quick else ([], [])
     with tempfile.TemporaryDirectory() as folder:

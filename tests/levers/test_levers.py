@@ -266,3 +266,15 @@ def test_a_run_with_a_lever_resumes_bit_for_bit(name: str, tmp_path: Path) -> No
     assert [
         {k: v for k, v in r.items() if not k.endswith(("seconds", "per_second"))} for r in records(tmp_path / "cut")
     ] == kept
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*Dynamo does not know how to trace:UserWarning")
+def test_bf16_weights_go_into_the_whole_step(tmp_path: Path) -> None:
+    settings = ["precision=bf16-weights", "model.depth=1", "model.width=16", "steps=6", "evaluate.every=6"]
+    settings += ["evaluate.batches=1", "data.context=16"]
+    eager = lehr.train(gpt_fast.recipe(), run_dir=tmp_path / "eager", overrides=settings)
+    whole = lehr.train(gpt_fast.recipe(), run_dir=tmp_path / "whole", overrides=[*settings, "step=whole"])
+    assert whole.val_loss == pytest.approx(eager.val_loss, rel=1e-2)
+    assert whole.compilations == 1

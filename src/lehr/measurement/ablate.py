@@ -274,6 +274,8 @@ class _Ablation:
     def _run(self, recipe: Recipe, seed: int, what: str) -> tuple[float, RunResult]:
         place = self.folder / f"{what.replace(' ', '-')}-{seed}-{len(list(self.folder.iterdir()))}"
         result = train(recipe.model_copy(update={"seed": seed}), run_dir=place)
+        if result.stopped == "preempted":  # somebody wants all of it to end, not this run
+            raise KeyboardInterrupt
         loss = _loss_of(recipe, result)
         if loss is None:
             raise SettingError(f"{what}, seed {seed}: the run stopped ({result.stopped}) without a validation loss")

@@ -122,7 +122,12 @@ class RecipeArm:
     def phases(self, seconds: float) -> Phases:
         """Say where the time of a step goes, in about so many seconds behind what it takes to warm up."""
         self.window(WARM)
-        most = (self._trainer.loop.total_steps - 1) // 3
+        total = self._trainer.loop.total_steps
+        most = (total - 1) // 3
+        if most < 1:
+            raise SettingError(
+                f"a run of {total} steps is too short to be taken apart; give steps= or epochs= for more"
+            )
         steps = max(1, min(most, int(seconds / 3 / self.window(1).seconds_per_step)))
         self._make_room(3 * steps)
         return phases(self._trainer, self._batches, steps)

@@ -29,7 +29,7 @@ def recipe() -> Recipe:
         metrics=("bits_per_byte",),
         optim=Muon(lr=0.05, momentum=0.9, adamw=AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)),
         schedule=WarmupLinear(warmup="2%"),
-        steps=200,
+        steps=220,
         clip=None,
         evaluate=Evaluate(every=10),
         save=Save(every="100%", best=False),
