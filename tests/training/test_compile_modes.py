@@ -17,15 +17,25 @@ from lehr.training.compiled import CompileWatch
 pytestmark = [
     pytest.mark.slow,  # each compiles, for some seconds
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torch's own
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # so is this, of a block's input
 ]
 
 
-class Stack(nn.Module):
-    """Three blocks of one kind."""
-
+class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4)) for _ in range(3))
+        self.up, self.down = nn.Linear(4, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(x)))
+
+
+class Stack(nn.Module):
+    """Blocks of one kind."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(depth))
         self.last = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,10 +62,10 @@ def test_each_mode_trains_the_same(how: str, tmp_path: Path) -> None:
 
 def test_blocks_share_their_graph() -> None:
     torch._dynamo.reset()
-    model = Stack()
+    model = Stack(6)
     watch = CompileWatch(model, "blocks")
     watch.called(torch.ones(2, 4)).sum().backward()
-    assert watch.compilations == 1, "three blocks, one graph"
+    assert watch.compilations == 2, "one for the first block, whose input needs no gradient, and one for all others"
 
 
 def test_blocks_of_a_model_without_any_are_refused(tmp_path: Path) -> None:
@@ -63,6 +73,11 @@ def test_blocks_of_a_model_without_any_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingError, match="compile=blocks needs a model with repeated blocks"):
         lehr.train(recipe(compile="blocks"), run_dir=tmp_path / "run")
+
+
+def test_blocks_of_torchs_own_classes_are_refused() -> None:
+    with pytest.raises(SettingError, match="torch's own TransformerEncoderLayer"):
+        CompileWatch(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2), 2, enable_nested_tensor=False), "blocks")
 
 
 def test_the_whole_step_does_not_go_with_a_compiled_model() -> None:

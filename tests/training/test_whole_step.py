@@ -210,7 +210,7 @@ def test_a_model_that_is_no_graph_is_named_with_what_to_do(tmp_path: Path) -> No
     ("changes", "said"),
     [
         ({"precision": "fp16"}, "precision=fp16 reads its scale"),
-        ({"compile": True}, "compile=true compiles a part of it by itself"),
+        ({"compile": True}, "compile=true, which compiles a part of it by itself"),
         ({"methods": (L2Penalty(),)}, "a method adds to the loss"),
         ({"track": lehr.Track(read="record")}, "step=whole masks updates by itself"),
     ],
