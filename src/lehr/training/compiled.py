@@ -78,8 +78,8 @@ class CompileWatch(Observer):
         own = next((type(block) for block in blocks if type(block).__module__.startswith("torch.nn")), None)
         if own is not None:  # torch's compiler passes over calls of torch's own classes
             raise SettingError(
-                f"compile=blocks cannot compile the model's blocks: they are torch's own {own.__name__}, not a class of "
-                "yours; use compile=true"
+                f"compile=blocks cannot compile the model's blocks: they are torch's own {own.__name__}, not "
+                "classes of yours; use compile=true"
             )
         for block in blocks:
             block.compile(backend=COMPILER)
