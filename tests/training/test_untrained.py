@@ -82,3 +82,11 @@ def test_frozen_parameters_and_zero_initialized_projections_are_no_news(tmp_path
             nn.init.zeros_(self.last.weight)
 
     lehr.train(recipe(model=Frozen), run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_gradients_are_gone_after_a_step(accumulate: int, tmp_path: Path) -> None:
+    trainer = lehr.Trainer(recipe(accumulate=accumulate, steps=3), run_dir=tmp_path / "run")
+    for batch in trainer.batches():
+        trainer.step(batch)
+        assert all(p.grad is None for p in trainer.model.parameters()), "no memory, and no time to fill it with zeros"

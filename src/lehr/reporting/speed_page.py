@@ -46,12 +46,12 @@ def render(report: Mapping[str, Any], name: str) -> str:
             " ".join(tried["settings"]) or "–",
             "kept" if tried["kept"] else "dropped" if tried["settings"] else "not tried",
             _ratio(tried),
-            _percent(tried["loss_delta"]),
+            _percent(tried["loss_delta"]) if tried["ratio"] is not None else "–",
             "–" if tried["warm_up_seconds"] is None else f"{tried['warm_up_seconds']:.1f} s",
             "–" if tried["repaid_after"] is None else f"{tried['repaid_after']:,} steps",
             tried["reason"],
         ]
-        for tried in report["levers"]
+        for tried in sorted(report["levers"], key=lambda tried: not tried["settings"])  # what was tried comes first
     ]
     head = ["lever", "settings", "", "times as fast, with interval", "loss", "warm-up", "repaid after", "reason"]
     untested = [[lever, where] for lever, where in report["untested"].items()]
@@ -84,6 +84,8 @@ def figures(report: Mapping[str, Any]) -> list[Figure]:
     layout = frame("", legend=True)
     layout |= {"barmode": "stack", "height": 220, "hovermode": "closest"}
     layout["xaxis"] = {"title": {"text": "ms", "standoff": 8}, "zeroline": False}
+    layout["yaxis"] = {"type": "category", "showticklabels": False}
+    layout.setdefault("legend", {})["traceorder"] = "normal"
     found = [{"title": "Where a step's time goes", "data": bars, "layout": layout}]
     measured = [tried for tried in report["levers"] if tried["ratio"] is not None]
     return [*found, _ratios(measured)] if measured else found
