@@ -135,7 +135,7 @@ def test_the_command_is_installed() -> None:
 
 def test_lists_are_one_object(tmp_path: Path) -> None:
     everything = lehr("list", "--json").json
-    assert list(everything) == ["recipes", "optimizers", "schedules", "methods", "metrics", "losses"]
+    assert list(everything) == ["recipes", "optimizers", "schedules", "methods", "metrics", "losses", "levers"]
     assert list(everything["recipes"]) == list(RECIPES)
     assert list(lehr("list", "schedules", "--json").json) == ["schedules"]
     for kind, rows in everything.items():

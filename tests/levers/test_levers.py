@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from helpers import points, recipe, records
 from torch import Tensor, nn
 
 import lehr
-from lehr.base.errors import SettingError
+from lehr.base.errors import DataError, SettingError
 from lehr.base.settings import override
 from lehr.data.data import Data
 from lehr.data.opening import training_loader
@@ -31,6 +32,7 @@ from lehr.levers import (
 )
 from lehr.levers.lever import PHASES
 from lehr.models.gpt import GPTSettings
+from lehr.optim import OPTIMIZERS
 from lehr.recipes import digits, gpt_fast, translate
 
 SETUPS = [
@@ -178,10 +180,11 @@ def test_attention_is_switched_and_put_back() -> None:
 
 
 def test_tf32_is_put_back_and_refused_on_a_cpu(tmp_path: Path) -> None:
-    before = torch.backends.cuda.matmul.fp32_precision
+    before = torch.backends.cuda.matmul.allow_tf32
     with tf32():
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    assert torch.backends.cuda.matmul.fp32_precision == before
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() != "highest"
+    assert torch.backends.cuda.matmul.allow_tf32 == before
     with pytest.raises(SettingError, match="tf32.*NVIDIA"):
         lehr.train(recipe(precision="tf32"), run_dir=tmp_path / "run")
 
@@ -278,3 +281,84 @@ def test_bf16_weights_go_into_the_whole_step(tmp_path: Path) -> None:
     whole = lehr.train(gpt_fast.recipe(), run_dir=tmp_path / "whole", overrides=[*settings, "step=whole"])
     assert whole.val_loss == pytest.approx(eager.val_loss, rel=1e-2)
     assert whole.compilations == 1
+
+
+class Norms(nn.Module):
+    """Blocks that collect statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x[:, :3]
+
+
+class Called(nn.Module):
+    """Has a method that an objective calls in place of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": Norms, "recompute": "blocks"}, "collect statistics"),
+        ({"model": Stack, "precision": "bf16-weights", "recompute": "cheap"}, "has none|does not go with"),
+        ({"attention": "cudnn"}, "a kernel of CUDA devices"),
+        ({"optim": "adamw_8bit", "channels_last": True}, "does not go with optim=adamw_8bit"),
+        (
+            {
+                "model": Called,
+                "precision": "bf16-weights",
+                "objective": lambda model, batch: (model.logits(batch[0]).square().sum(), len(batch[0])),
+                "metrics": (),
+            },
+            "logits",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_the_first_step(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        lehr.Trainer(recipe(**changes, device="cpu"), run_dir=tmp_path / "run")
+
+
+def test_bucketing_without_shuffling_and_lengths_that_are_none_are_refused() -> None:
+    source = PaddedSource((torch.tensor([[1, 0], [1, 2], [3, 0], [1, 1]]),))
+    with pytest.raises(SettingError, match="data.shuffle is false"):
+        training_loader(source, Data(batch_size=2, bucket=True, shuffle=False), seed=0)
+
+    class Samples:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Tensor:
+            return torch.zeros(2)
+
+        def lengths(self) -> list[int]:
+            return [1, 2, 3, 4]
+
+    with pytest.raises(DataError, match="cannot be read as numbers"):
+        training_loader(Samples(), Data(batch_size=2, bucket=True), seed=0)
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name not in ("muon", "projected", "adamw_8bit")])
+def test_channels_last_resumes_bit_for_bit_with_every_optimizer(optimizer: str, tmp_path: Path) -> None:
+    settings = [f"optim={optimizer}", "channels_last=true", "steps=8", "save.every=4", "save.keep=9", "track.every=1"]
+    settings += ["evaluate.every=8", "model.width=8"]
+    whole = lehr.train(digits.recipe(), run_dir=tmp_path / "whole", overrides=settings)
+    lehr.train(digits.recipe(), run_dir=tmp_path / "cut", overrides=settings)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000008")
+    again = lehr.resume(tmp_path / "cut", recipe=override(digits.recipe(), settings))
+    assert whole.model is not None and again.model is not None
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)

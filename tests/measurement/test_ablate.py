@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from helpers import Mlp, points, recipe
 import lehr
 from lehr.base.errors import SettingError
 from lehr.data.data import Data
+from lehr.losses import Supervised, label_smoothing
 from lehr.measurement.ablate import ablate, offered, techniques
 from lehr.measurement.intervals import mean_interval
 from lehr.optim import SGD
@@ -69,6 +72,35 @@ def test_a_technique_that_is_not_there_can_be_tried_and_one_that_fails_costs_its
     assert cutmix.verdict == "failed" and "number of classes" in cutmix.reason
 
 
+def test_averaged_weights_are_judged_by_themselves_and_smoothing_by_one_yardstick() -> None:
+    made = recipe(methods=(EMA(decay=0.5),), steps=20)
+    row = ablate(made, seeds=2, names=["ema"], say=silent).rows[0]
+    assert row.delta is not None and row.delta.median != 0, "ema_loss against loss, though loss is monitored"
+    smoothed = recipe(objective=Supervised(loss=functools.partial(label_smoothing, smoothing=0.3)), steps=60)
+    report = ablate(smoothed, seeds=2, names=["label_smoothing"], say=silent)
+    delta = report.rows[0].delta
+    plain = ablate(recipe(steps=60), seeds=2, names=["clip"], say=silent).losses
+    assert delta is not None
+    assert statistics.mean(report.losses) + delta.median == pytest.approx(statistics.mean(plain), rel=1e-6)
+
+
+class Breaks(lehr.Observer):
+    """Fails for a reason that is not lehr's."""
+
+    def step_end(self, place: Any) -> None:
+        raise RuntimeError("out of memory, say")
+
+
+def test_a_variant_that_raises_anything_costs_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lehr.measurement import ablate as module
+
+    broken = module.Technique("broken", False, recipe(methods=(Breaks(),)))
+    monkeypatch.setattr(module, "offered", lambda made: [broken])
+    rows = ablate(recipe(steps=6), seeds=2, names=["broken", "clip"], say=silent).rows
+    assert rows[0].verdict == "failed" and "out of memory, say" in rows[0].reason
+    assert rows[1].delta is not None
+
+
 def test_equal_time_gives_a_dear_technique_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     from lehr.measurement import ablate as module
 
@@ -111,6 +143,8 @@ def test_the_verb_prints_a_table_and_json(tmp_path: Path) -> None:
     assert "clip" in done.out and "confidence" in done.out
     assert table.read_text().startswith("| technique |")
     assert [row["name"] for row in verb(*arguments, "--json").json["rows"]] == ["clip"]
+    done = verb("ablate", mine, "--markdown", tmp_path / "absent" / "table.md")
+    assert done.code == 2 and "there is no such folder" in done.err
     done = verb("ablate", mine, "--equal", "seconds")
     assert done.code == 2 and "choose from: steps, time" in done.err
 

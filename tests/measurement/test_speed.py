@@ -96,7 +96,7 @@ def test_what_pays_is_kept_measured_anew_and_written_as_a_patch(place: str, tmp_
     assert {"name", "ratio", "low", "high", "kept", "reason"} <= plain["levers"][0].keys()
     assert {"ratio", "low", "high", "loss_delta"} <= plain["total"].keys()
     json.dumps(plain)
-    page = render(plain, "tuned.py")
+    page = render(plain, "tuned.py", "lehr train tuned.py --recipe-patch patch.json")
     assert "Where a step" in page and "accumulate=1" in page
     bars = figures(plain)[0]["data"]
     assert sum(bar["x"][0] for bar in bars) == pytest.approx(1000 * report.phases.total, rel=0.05)
@@ -172,17 +172,16 @@ def test_a_patch_is_read_as_it_was_written_and_refused_where_it_is_none(tmp_path
 
 @pytest.mark.slow
 def test_the_verb_writes_a_patch_that_train_takes(place: str, tmp_path: Path) -> None:
-    out = tmp_path / "found"
-    content = verb(
-        "speed", f"{place}:recipe", "--budget", "30s", "--lever", "microbatches", "--out", out, "--json"
-    ).json
-    assert content["patch"] and json.loads((out / "patch.json").read_text())["set"] == content["patch"]
+    out, patch = tmp_path / "found", tmp_path / "found" / "patch.json"
+    arguments = ("--budget", "30s", "--lever", "microbatches", "--out", out, "--set", "accumulate=4", "--json")
+    content = verb("speed", f"{place}:recipe", *arguments).json
+    written = json.loads(patch.read_text())["set"]
+    assert content["patch"] and written == ["accumulate=4", *content["patch"]], "what was measured, in its order"
     assert (out / "report.html").is_file()
     run = tmp_path / "run"
-    patch = ("--recipe-patch", out / "patch.json")
-    done = verb("train", f"{place}:recipe", *patch, "--set", "steps=4", "--run", run)
+    done = verb("train", f"{place}:recipe", "--recipe-patch", patch, "--set", "steps=4", "--run", run)
     assert done.code == 0, done.err
-    assert json.loads((run / "recipe.json").read_text())["overrides"] == [*content["patch"], "steps=4"]
+    assert json.loads((run / "recipe.json").read_text())["overrides"] == [*written, "steps=4"]
     done = verb("train", f"{place}:recipe", "--recipe-patch", tmp_path / "absent.json")
     assert done.code == 2 and "No such file" in done.err
 

@@ -61,6 +61,7 @@ LIVES: dict[str, tuple[str, str, set[str], str | None]] = {
         {"accuracy"},
         None,
     ),
+    "gpt-fast": ("gpt-fast", f"data.path=text.txt schedule.warmup=1 {GPT}", {"bits_per_byte"}, "The glass"),
     "gpt-wsd": ("gpt-wsd", f"data.path=text.txt schedule.warmup=1 {GPT}", {"bits_per_byte"}, "The glass"),
     "gpt-text-lowrank": (
         "gpt-text-lowrank",

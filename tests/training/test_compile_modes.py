@@ -50,7 +50,7 @@ def stacked() -> Recipe:
     return recipe(model=Stack, steps=8)
 
 
-@pytest.mark.parametrize("how", ["true", "blocks", "reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize("how", ["true", "blocks", "max-autotune"])
 def test_each_mode_trains_the_same(how: str, tmp_path: Path) -> None:
     torch._dynamo.reset()
     eager = lehr.train(stacked(), run_dir=tmp_path / "eager")
@@ -78,6 +78,11 @@ def test_blocks_of_a_model_without_any_are_refused(tmp_path: Path) -> None:
 def test_blocks_of_torchs_own_classes_are_refused() -> None:
     with pytest.raises(SettingError, match="torch's own TransformerEncoderLayer"):
         CompileWatch(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2), 2, enable_nested_tensor=False), "blocks")
+
+
+def test_cuda_graphs_without_cuda_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="reduce-overhead is CUDA graphs, and the device is cpu"):
+        lehr.train(override(stacked(), ["compile=reduce-overhead", "device=cpu"]), run_dir=tmp_path / "run")
 
 
 def test_the_whole_step_does_not_go_with_a_compiled_model() -> None:

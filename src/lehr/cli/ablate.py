@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lehr.cli.output import JsonOption, SetOption, print_json
+
+if TYPE_CHECKING:
+    from lehr.measurement.ablate import AblationReport
 
 __all__ = ["ablate"]
 
@@ -24,18 +27,25 @@ def ablate(
     json: JsonOption = False,
 ) -> None:
     """Train a recipe with and without each of its techniques, over several seeds, and say which of them help."""
+    from lehr.base.errors import SettingError
     from lehr.cli.choices import choice
     from lehr.cli.names import recipe_place
     from lehr.measurement.ablate import ablate as ablate_
     from lehr.reporting.page import write_page
 
     equal_ = choice("--equal", equal, ("steps", "time"))
+    if markdown is not None and not markdown.parent.is_dir():
+        raise SettingError(f"--markdown {markdown}: there is no such folder; make it, or name another")
     report = ablate_(recipe_place(recipe), overrides=set_, seeds=seeds, equal=equal_, names=try_)
-    if markdown is not None:
-        write_page(report.markdown(recipe) + "\n", markdown, what="table")
     if json:
         print_json(report.plain())
-        return
+    else:
+        _print(report, seeds, asked=bool(try_))
+    if markdown is not None:
+        write_page(report.markdown(recipe) + "\n", markdown, what="table")
+
+
+def _print(report: AblationReport, seeds: int, *, asked: bool) -> None:
     print(f"{'technique':28} {'without - with':>14}  {'interval':22} {'time':>6}  verdict")
     for row in report.rows:
         delta = row.delta
@@ -45,8 +55,8 @@ def ablate(
         name = row.name if row.on else f"{row.name} (added)"
         print(f"{name:28} {middle:>14}  {shown:22} {ratio:>6}  {row.verdict}{f': {row.reason}' if row.reason else ''}")
     print(
-        f"\nvalidation loss without the technique minus that with it, {seeds} seeds, equal {equal}; time: seconds a "
-        f"step with it over without it; {report.confidence:.0%} confidence for all rows together"
+        f"\nvalidation loss without the technique minus that with it, {seeds} seeds, equal {report.equal}; time: "
+        f"seconds a step with it over without it; {report.confidence:.0%} confidence for all rows together"
     )
-    if report.offers and not try_:
+    if report.offers and not asked:
         print(f"not in the recipe; judge one with --try NAME: {', '.join(report.offers)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,23 +32,26 @@ def speed(
     from lehr.cli.names import recipe_place
     from lehr.levers.table import LEVERS
     from lehr.measurement.speed import speed as speed_
+    from lehr.reporting.page import write_page
     from lehr.reporting.speed_page import write_speed_page
     from lehr.run.folder import claim_new
     from lehr.run.patch import write_patch
 
     place = recipe_place(recipe)
-    report = speed_(place, overrides=set_, budget=wall_seconds(budget), levers=lever or tuple(LEVERS))
     folder = out or claim_new(f"speed-{Path(recipe.partition(':')[0]).stem}")
-    patch = write_patch(folder / "patch.json", report.patch, recipe=recipe, why=report.reason)
-    (folder / "speed.json").write_text(json_.dumps(report.plain(), indent=1) + "\n")
-    page = write_speed_page(report.plain(), recipe, folder / "report.html")
+    write_patch(folder / "patch.json", set_, recipe=recipe, why="not measured yet")  # that it can be, before the work
+    report = speed_(place, overrides=set_, budget=wall_seconds(budget), levers=lever or tuple(LEVERS))
+    # what was measured is the recipe with --set, and the levers after that
+    patch = write_patch(folder / "patch.json", [*set_, *report.patch], recipe=recipe, why=report.reason)
+    use = f"lehr train {shlex.quote(recipe)} --recipe-patch {shlex.quote(str(patch))}"
+    write_page(json_.dumps(report.plain(), indent=1) + "\n", folder / "speed.json", what="measurement")
+    page = write_speed_page(report.plain(), recipe, use, folder / "report.html")
     if json:
         print_json(report.plain() | {"patch_file": str(patch), "report": str(page)})
         return
     print("\n".join([*_lines(report), "", f"report: {page}"]))
     if report.patch:
-        given = "".join(f" --set {setting}" for setting in set_)
-        print(f"patch:  {patch}\nuse it: lehr train {recipe} --recipe-patch {patch}{given}")
+        print(f"patch:  {patch}\nuse it: {use}")
 
 
 def _lines(report: SpeedReport) -> list[str]:

@@ -83,7 +83,7 @@ def training_loader(
             seed=seed,
             shuffle=settings.shuffle,
             drop_last=settings.drop_last,
-            lengths=_lengths(data) if settings.bucket else None,
+            lengths=_lengths(data, settings) if settings.bucket else None,
         )
         _check_shards(order.num_samples, settings, shard)
         if isinstance(data, Source):
@@ -124,7 +124,7 @@ def _length(data: Any) -> int:
     return len(data)
 
 
-def _lengths(data: Any) -> Tensor:
+def _lengths(data: Any, settings: Data) -> Tensor:
     """Return the length of each sample, from data that knows it."""
     lengths = getattr(data, "lengths", None)
     if lengths is None:
@@ -132,7 +132,12 @@ def _lengths(data: Any) -> Tensor:
             f"data.bucket=true needs to know how long samples are, and {type(data).__name__} does not say; give it an "
             "attribute `lengths` with a number for each sample, or leave bucket out"
         )
-    found = torch.as_tensor(lengths)
+    if not settings.shuffle:
+        raise SettingError("data.bucket=true orders shuffled batches, and data.shuffle is false; leave one of them out")
+    try:
+        found = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"`lengths` of {type(data).__name__} cannot be read as numbers: {error}") from None
     if found.shape != (len(data),):
         raise DataError(
             f"`lengths` has the shape {tuple(found.shape)}; it needs one number for each of {len(data)} samples"

@@ -38,7 +38,7 @@ def recompute(model: nn.Module, how: How) -> nn.Module:
     "blocks" keeps each block's input only: memory grows with one block instead of all, and a forward pass is made
     twice. "cheap" keeps the results of products too, and computes only the rest again. Dropout draws the same numbers
     in both. Names of parameters stay. Source: Chen et al. 2016 (arXiv 1604.06174). Raises SettingError for a model
-    without repeated blocks.
+    without repeated blocks, and for blocks that collect statistics.
 
     >>> model = recompute(nn.Sequential(*(nn.Sequential(nn.Linear(2, 2)) for _ in "ab")), "blocks")
     >>> model(torch.ones(1, 2)).sum().backward(); model[0][0].weight.grad is not None
@@ -51,6 +51,12 @@ def recompute(model: nn.Module, how: How) -> nn.Module:
         raise SettingError(
             f"recompute={how} needs a model with repeated blocks, and {type(model).__name__} has none; use "
             "recompute=nothing, or torch.utils.checkpoint in the model"
+        )
+    collecting = next((b for b in blocks if any(name in b.state_dict() for name, _ in b.named_buffers())), None)
+    if collecting is not None:
+        raise SettingError(
+            f"recompute={how} is not possible for {type(model).__name__}: its blocks collect statistics (batch norm), "
+            "which a second pass would count twice; use recompute=nothing, or another norm"
         )
     more: dict[str, Any] = {}
     if how == "cheap":

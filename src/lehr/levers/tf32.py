@@ -20,18 +20,18 @@ def tf32() -> Iterator[None]:
     """Let products and convolutions of float32 tensors on CUDA devices be made in TF32 within the block.
 
     >>> with tf32():
-    ...     torch.backends.cuda.matmul.fp32_precision
-    'tf32'
+    ...     torch.backends.cuda.matmul.allow_tf32
+    True
     """
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]  # torch refuses a mix of these and its newer switches
     for backend in backends:
-        backend.fp32_precision = "tf32"
+        backend.allow_tf32 = True
     try:
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def _options(setup: Setup) -> Sequence[Settings]:

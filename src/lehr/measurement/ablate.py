@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from typing import Any, Literal
 from lehr.base.errors import LehrError, SettingError
 from lehr.base.settings import Settings, override
 from lehr.base.tables import did_you_mean
+from lehr.losses.cross_entropy import cross_entropy
+from lehr.losses.label_smoothing import label_smoothing
 from lehr.measurement.intervals import Interval, mean_interval
 from lehr.run.origin import load
 from lehr.run.recipe import Recipe
@@ -39,6 +42,8 @@ class Technique:
     on: bool
     """Whether the recipe has it; then the change takes it out."""
     changed: Recipe
+    prefix: str = ""
+    """Of the values that are measured with it, where it keeps weights of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,7 @@ def ablate(
     """
     if seeds < 2:
         raise SettingError(f"seeds={seeds} gives no interval; use at least 2, and better {SEEDS}")
-    made = load(recipe, overrides)[0] if isinstance(recipe, str) else override(recipe, overrides)
+    made = _comparable(load(recipe, overrides)[0] if isinstance(recipe, str) else override(recipe, overrides))
     if made.data.open().val is None:
         raise SettingError(
             "an ablation compares validation losses, and the recipe has no validation data; give Data(val=)"
@@ -127,8 +132,8 @@ def ablate(
         level = 1 - (1 - CONFIDENCE) / max(1, len(chosen))
         rows = tuple(search.row(technique, level) for technique in chosen)
     return AblationReport(
-        losses=tuple(search.losses),
-        seconds=tuple(search.seconds),
+        losses=tuple(_loss_of(made, result) for result in search.results),
+        seconds=tuple(result.train_seconds for result in search.results),
         rows=rows,
         equal=equal,
         confidence=CONFIDENCE,
@@ -141,7 +146,8 @@ def techniques(recipe: Recipe) -> list[Technique]:
     found = []
     for place, method in enumerate(recipe.methods):
         rest = recipe.methods[:place] + recipe.methods[place + 1 :]
-        found.append(Technique(_name_of(method), True, _with(recipe, methods=rest)))
+        prefix = getattr(method, "prefix", "")
+        found.append(Technique(_name_of(method), True, _with(recipe, methods=rest), prefix))
     if type(recipe.schedule).__name__ != "Constant":
         found.append(Technique("schedule", True, _with(recipe, schedule="constant")))
     if recipe.clip is not None:
@@ -150,13 +156,28 @@ def techniques(recipe: Recipe) -> list[Technique]:
         settings = getattr(recipe, part)
         if isinstance(settings, Settings) and getattr(settings, name, None):
             found.append(Technique(name, True, override(recipe, [f"{part}.{name}=0"])))
-    smoothing = getattr(getattr(recipe.objective, "loss", None), "keywords", {}).get("smoothing", 0)
-    if smoothing:
-        loss = recipe.objective.loss
-        plain = type(loss)(loss.func, *loss.args, **{**loss.keywords, "smoothing": 0.0})
+    plain = _without_smoothing(recipe)
+    if plain is not None:
         objective = recipe.objective.model_copy(update={"loss": plain})
         found.append(Technique("label_smoothing", True, recipe.model_copy(update={"objective": objective})))
     return found
+
+
+def _without_smoothing(recipe: Recipe) -> Any:
+    """Return the recipe's loss without label smoothing; None where it has none."""
+    loss: Any = getattr(recipe.objective, "loss", None)
+    if getattr(loss, "func", loss) is not label_smoothing:
+        return None
+    ignore = getattr(loss, "keywords", {}).get("ignore")
+    return cross_entropy if ignore is None else functools.partial(cross_entropy, ignore=ignore)
+
+
+def _comparable(recipe: Recipe) -> Recipe:
+    """Return the recipe with one yardstick for all variants: a loss that is smoothed is validated without that."""
+    plain = _without_smoothing(recipe)
+    if plain is None or recipe.objective.val_loss is not None:
+        return recipe
+    return recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"val_loss": plain})})
 
 
 def offered(recipe: Recipe) -> list[Technique]:
@@ -166,7 +187,8 @@ def offered(recipe: Recipe) -> list[Technique]:
     for name in METHODS:
         if name not in has and not name.startswith(("lora", "gradual")) and "lowrank" not in name:
             with_it = _added(recipe, name)
-            found += [Technique(name, False, with_it)] if with_it is not None else []
+            prefix = getattr(with_it.methods[-1], "prefix", "") if with_it is not None else ""
+            found += [Technique(name, False, with_it, prefix)] if with_it is not None else []
     return found
 
 
@@ -221,16 +243,12 @@ class _Ablation:
     equal: Equal
     say: Callable[[str], None]
     folder: Path = Path()
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    steps: int = 0
+    results: list[RunResult] = field(default_factory=list)
+    """Of the recipe as it is."""
 
     def baseline(self) -> None:
         """Train the recipe as it is."""
-        for loss, result in self._runs("as it is", self.recipe):
-            self.losses.append(loss)
-            self.seconds.append(result.train_seconds)
-            self.steps = result.step
+        self.results = list(self._runs("as it is", self.recipe))
 
     def row(self, technique: Technique, confidence: float) -> Ablated:
         """Train a variant, and say what its technique is good for."""
@@ -239,15 +257,13 @@ class _Ablation:
             if self.equal == "time":
                 variant = self._as_long(technique)
             runs = list(self._runs(technique.name, variant))
-        except LehrError as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # of many kinds, from a user's own code too
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             return Ablated(name=technique.name, on=technique.on, verdict="failed", reason=reason)
-        sign = 1 if technique.on else -1  # without minus with
-        deltas = [sign * (loss - base) for (loss, _), base in zip(runs, self.losses, strict=True)]
-        ratio = statistics.median(
-            (result.train_seconds / result.step) / (base / self.steps)
-            for (_, result), base in zip(runs, self.seconds, strict=True)
-        )
+        sides = [(base, run) if technique.on else (run, base) for base, run in zip(self.results, runs, strict=True)]
+        recipe, without_it = (self.recipe, variant) if technique.on else (variant, self.recipe)
+        deltas = [_loss_of(without_it, off) - _loss_of(recipe, on, technique.prefix) for on, off in sides]
+        ratio = statistics.median(_per_step(on) / _per_step(off) for on, off in sides)
         delta = mean_interval(deltas, confidence)
         verdict: Effect = "helps" if delta.low > 0 else "hurts" if delta.high < 0 else "no evidence"
         return Ablated(
@@ -255,36 +271,40 @@ class _Ablation:
             on=technique.on,
             verdict=verdict,
             delta=delta,
-            seconds_ratio=1 / ratio if technique.on else ratio,
+            seconds_ratio=ratio,
         )
 
     def _as_long(self, technique: Technique) -> Recipe:
         """Return the variant with as many steps as fit into the recipe's seconds, by a run that is not counted."""
-        result = self._run(technique.changed, self.seeds[0], "pilot")[1]
-        per_step = result.train_seconds / result.step
-        steps = max(1, round(statistics.median(self.seconds) / per_step))
+        per_step = _per_step(self._run(technique.changed, self.seeds[0], "pilot"))
+        steps = max(1, round(statistics.median(result.train_seconds for result in self.results) / per_step))
         return technique.changed.model_copy(update={"steps": steps, "epochs": None})
 
-    def _runs(self, what: str, recipe: Recipe) -> Iterator[tuple[float, RunResult]]:
+    def _runs(self, what: str, recipe: Recipe) -> Iterator[RunResult]:
         for seed in self.seeds:
-            loss, result = self._run(recipe, seed, what)
+            result = self._run(recipe, seed, what)
+            loss = _loss_of(recipe, result)
             self.say(f"{what}, seed {seed}: loss {loss:.4f} after {result.step} steps, {result.train_seconds:.1f} s")
-            yield loss, result
+            yield result
 
-    def _run(self, recipe: Recipe, seed: int, what: str) -> tuple[float, RunResult]:
+    def _run(self, recipe: Recipe, seed: int, what: str) -> RunResult:
         place = self.folder / f"{what.replace(' ', '-')}-{seed}-{len(list(self.folder.iterdir()))}"
         result = train(recipe.model_copy(update={"seed": seed}), run_dir=place)
         if result.stopped == "preempted":  # somebody wants all of it to end, not this run
             raise KeyboardInterrupt
-        loss = _loss_of(recipe, result)
-        if loss is None:
-            raise SettingError(f"{what}, seed {seed}: the run stopped ({result.stopped}) without a validation loss")
-        return loss, result
+        return result
 
 
-def _loss_of(recipe: Recipe, result: RunResult) -> float | None:
-    """Return the validation loss of the weights that the monitored value is measured with."""
-    for prefix in filter(None, (getattr(method, "prefix", "") for method in recipe.methods)):
-        if recipe.evaluate.monitor.startswith(f"{prefix}_"):
-            return result.metrics.get(f"{prefix}_loss")
-    return result.val_loss
+def _per_step(result: RunResult) -> float:
+    return result.train_seconds / result.step
+
+
+def _loss_of(recipe: Recipe, result: RunResult, prefix: str = "") -> float:
+    """Return the validation loss of the weights of this prefix, or of those that the monitored value is of."""
+    known = [getattr(method, "prefix", "") for method in recipe.methods]
+    monitored = [name for name in known if name and recipe.evaluate.monitor.startswith(f"{name}_")]
+    chosen = prefix or (monitored[0] if monitored else "")
+    loss = result.metrics.get(f"{chosen}_loss") if chosen else result.val_loss
+    if loss is None:
+        raise SettingError(f"a run stopped ({result.stopped}) without a validation loss")
+    return loss

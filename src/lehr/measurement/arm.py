@@ -115,6 +115,12 @@ class RecipeArm:
             self.close()
             self._begin()
 
+    def restart(self) -> None:
+        """Begin the run anew, if it has begun."""
+        if self._trainer.loop.clock.step:
+            self.close()
+            self._begin()
+
     def setup(self) -> Setup:
         """Return what levers need to know of the run."""
         return setup_of(self._trainer.assembly)
@@ -129,7 +135,10 @@ class RecipeArm:
                 f"a run of {total} steps is too short to be taken apart; give steps= or epochs= for more"
             )
         steps = max(1, min(most, int(seconds / 3 / self.window(1).seconds_per_step)))
+        runs = self._runs
         self._make_room(3 * steps)
+        if self._runs > runs and self._trainer.loop.total_steps > 3 * steps + WARM:
+            self.window(WARM)
         return phases(self._trainer, self._batches, steps)
 
     def window(self, steps: int) -> Window:

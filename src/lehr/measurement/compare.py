@@ -215,11 +215,13 @@ def _at_equal_time(
 
 
 def _train_loss_delta(one: ArmState, other: ArmState) -> float | None:
-    """Return the mean relative difference of the losses that both recorded, over the later half of those steps."""
+    """Return by which share the other's losses are higher in sum, over the later half of the steps that both recorded.
+
+    In sum, since the mean of shares is above 0 where losses scatter, whatever they scatter around.
+    """
     common = sorted(set(one.losses) & set(other.losses))
     later = common[len(common) // 2 :]
-    shares = [s for step in later if (s := _share(one.losses[step], other.losses[step])) is not None]
-    return statistics.mean(shares) if shares else None
+    return _share(sum(one.losses[step] for step in later), sum(other.losses[step] for step in later))
 
 
 def measure(

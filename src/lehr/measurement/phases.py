@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lehr.run.trainer import Trainer
 from lehr.training.profiling import busy_seconds
+from lehr.training.steps.whole import WholeStep
 
 __all__ = ["Phases", "phases"]
 
@@ -63,18 +64,20 @@ def phases(trainer: Trainer, batches: Any, steps: int) -> Phases:
     busy, waiting = _busy(trainer, batches, min(steps, PROFILED))
     spent = {name: seconds / steps for name, seconds in watch.seconds.items()}
     forward, backward = spent.get("forward", 0.0), spent.get("backward", 0.0) - spent.get("forward", 0.0)
-    if "backward" not in spent:  # one graph of both
+    if isinstance(update, WholeStep):  # one graph of both, with the few steps that are eager
         forward, backward = spent.get("attempt", 0.0) - spent.get("optimizer", 0.0), 0.0
-    known = data + forward + backward + spent.get("optimizer", 0.0) + waiting
+    parts = (data, forward, backward, spent.get("optimizer", 0.0), waiting)
+    scale = min(1.0, step_seconds / sum(parts))  # watching takes time too, and on an accelerator it adds waiting
+    data, forward, backward, optimizer, waiting = (scale * part for part in parts)
     return Phases(
         data=data,
         forward=forward,
         backward=backward,
-        optimizer=spent.get("optimizer", 0.0),
+        optimizer=optimizer,
         synchronization=waiting,
-        rest=max(0.0, step_seconds - known),
+        rest=step_seconds - scale * sum(parts),
         python=step_seconds * (1 - busy),
-        total=max(step_seconds, known),
+        total=step_seconds,
     )
 
 

@@ -47,7 +47,7 @@ def setup_of(assembly: Assembly) -> Setup:
         data_bytes=sum(t.nbytes for t in tensors_of(getattr(source, "tensors", ()))) if source is not None else None,
         workers=recipe.data.workers,
         bucket=recipe.data.bucket,
-        padding=_padding(loader),
+        padding=_padding(loader, assembly.splits.train),
         convolutions=sum(isinstance(module, nn.Conv2d) for module in model.modules()),
         channels_last=recipe.channels_last,
         attention=recipe.attention,
@@ -67,11 +67,12 @@ def _kind(loader: Any) -> Literal["memory", "samples", "stream"]:
     return "stream" if isinstance(loader, StreamLoader) else "samples"
 
 
-def _padding(loader: Any) -> float:
+def _padding(loader: Any, data: Any) -> float:
     """Return the share of a batch that is padding, where the data says how long its samples are."""
-    lengths = getattr(getattr(loader, "source", None), "lengths", None)
-    if lengths is None or not isinstance(loader.order, ShuffledOrder):
+    lengths = getattr(data, "lengths", None)
+    if lengths is None or not isinstance(getattr(loader, "order", None), ShuffledOrder):
         return 0.0
+    lengths = torch.as_tensor(lengths)
     batches = [lengths[loader.order.batch(0, i)].float() for i in range(min(BATCHES, loader.order.batches_per_epoch))]
     return 1 - float(sum(b.sum() for b in batches)) / sum(len(b) * float(b.max()) for b in batches)
 

@@ -141,11 +141,14 @@ class _Search:
                 weights = [COMPILING if other.compiles else 1.0 for other, _ in trials[place:]]
                 left = SCREENING * self.budget - self.seconds
                 share = max(left * weights[0] / sum(weights), least)
-                if left < least:
-                    tried = Tried(name=lever.name, settings=settings, reason="not tried: the budget was used up")
+                obstacle = self.obstacle(lever, settings, setup)
+                if left < least or obstacle:
+                    reason = f"not tried: {obstacle or 'the budget was used up'}"
+                    tried = Tried(name=lever.name, settings=settings, reason=reason)
                 else:
                     tried = self.attempt(lever, settings, folder / str(place + 1), share, confidence)
                 self.tried.append(tried)
+                setup = self.current.setup() if tried.kept else setup
                 self.say(f"{'kept' if tried.kept else 'dropped':>7}  {' '.join(settings)}: {tried.reason}")
         finally:
             self.current.close()
@@ -171,28 +174,36 @@ class _Search:
                 self.tried.append(Tried(name=lever.name, reason=str(error)))
         return sorted(found, key=lambda trial: -promise(trial[0], phases))  # the table's order where it is equal
 
+    def obstacle(self, lever: Lever, settings: Settings, setup: Setup) -> str | None:
+        """Return why a setting is of no use any more with what was kept before it."""
+        try:
+            return None if settings in lever.options(setup) else f"{' '.join(self.patch)} takes its place"
+        except NotHere as error:
+            return str(error)
+
     def attempt(self, lever: Lever, settings: Settings, folder: Path, seconds: float, confidence: float) -> Tried:
         """Measure one setting beside what was kept; whatever goes wrong with it costs only this."""
         source = dataclasses.replace(self.source, overrides=(*self.source.overrides, *self.patch, *settings))
         made = Tried(name=lever.name, settings=settings, reason="")
         started, candidate = time.perf_counter(), None
         try:
+            self.current.restart()  # both begin with their first step: what a step takes may change over a run
             # what it is given is planned to be used up, so it is ended only well beyond that
             candidate = Worker(" ".join(settings), source, folder, seconds=2 * seconds)
             left = seconds - (time.perf_counter() - started)
             found = compare(self.current, candidate, budget=left, confidence=confidence, validate=False)
+            made = _judged(made, found, lever)
+            if made.kept:
+                candidate.take_your_time()
+                candidate, self.current = self.current, candidate
+                self.patch += settings
         except LehrError as error:
             if not self.current.alive:
                 raise
             made = dataclasses.replace(made, reason=_first_line(error))
-        else:
-            made = _judged(made, found, lever)
-        if made.kept and candidate is not None:
-            candidate.take_your_time()
-            candidate, self.current = self.current, candidate
-            self.patch += settings
-        if candidate is not None:
-            candidate.close()
+        finally:
+            if candidate is not None:
+                candidate.close()
         return made
 
     def report(self, phases: Phases) -> SpeedReport:

@@ -101,6 +101,10 @@ class Worker:
         answer: float | None = self._ask("validate")
         return answer
 
+    def restart(self) -> None:
+        """Begin the run anew."""
+        self._ask("restart")
+
     def setup(self) -> Setup:
         """Return what levers need to know of the run."""
         answer: Setup = self._ask("setup")

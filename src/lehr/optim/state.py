@@ -131,6 +131,7 @@ def _placed(value: Any, parameter: Tensor, group: Mapping[str, Any]) -> Any:
     if not isinstance(value, Tensor):
         return value
     with_parameter = value.ndim > 0 or group.get("fused") or group.get("capturable")
-    if value.shape == parameter.shape and not parameter.is_contiguous():  # fused kernels read both in one order
+    plain = type(value) is Tensor and value.is_floating_point() and value.shape == parameter.shape
+    if plain and not parameter.is_contiguous():  # fused kernels read both in one order
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return value.to(parameter.device) if with_parameter else value.cpu()

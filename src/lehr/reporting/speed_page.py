@@ -27,19 +27,19 @@ GUIDE = {
 """What the guide believes of its base case, and which of our figures stands beside it."""
 
 
-def write_speed_page(report: Mapping[str, Any], name: str, target: Path) -> Path:
-    """Write one HTML file about what `lehr.measurement.speed` found; it needs no network."""
-    return write_page(render(report, name), target, what="page")
+def write_speed_page(report: Mapping[str, Any], name: str, use: str, target: Path) -> Path:
+    """Write one HTML file about what `lehr.measurement.speed` found, and how to ``use`` it; it needs no network."""
+    return write_page(render(report, name, use), target, what="page")
 
 
-def render(report: Mapping[str, Any], name: str) -> str:
+def render(report: Mapping[str, Any], name: str, use: str) -> str:
     """Return the page."""
     drawn = figures(report)
     total, patch = report["total"], report["patch"]
     said = [report["reason"] + "."]
     if patch:
         said.append(f"In the total the loss is {_percent(total['loss_delta'])} after {total['steps']} steps.")
-        said.append(f"lehr train {name} {' '.join(f'--set {setting}' for setting in patch)}")
+        said.append(f"It sets {', '.join(patch)}: {use}")
     rows = [
         [
             tried["name"],

@@ -127,8 +127,8 @@ def assemble(recipe: Recipe, *, ranks: Ranks, folder: RunFolder | None, observer
     metrics = tuple(m.on(splits.facts) for m in recipe.metrics if m.of != "model")
     check_metrics(metrics, recipe.objective)
     # the first batch through the model before it is compiled or wrapped, while errors still read well
-    preflight(recipe, model, loader, metrics, cast, device)
     passes = as_called(recipe, model, world=ranks.world)
+    preflight(recipe, passes, loader, metrics, cast, device)
     compiled = CompileWatch(passes, recipe.compile) if recipe.compile else None
     called = compiled.called if compiled else passes
     context = RunContext(

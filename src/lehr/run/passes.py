@@ -9,6 +9,7 @@ from lehr.base.errors import SettingError
 from lehr.levers.channels_last import channels_last
 from lehr.levers.low_precision import LowPrecision
 from lehr.levers.recompute import recompute
+from lehr.optim.adamw_8bit import AdamW8bit
 from lehr.run.recipe import Recipe
 
 __all__ = ["as_called", "lay_out"]
@@ -19,6 +20,18 @@ def lay_out(recipe: Recipe, model: nn.Module, device: torch.device) -> None:
     if recipe.precision == "tf32" and device.type != "cuda":
         raise SettingError(
             f"precision=tf32 is a format of NVIDIA's processors, and the device is {device.type}; use fp32 or bf16"
+        )
+    if recipe.attention in ("efficient", "cudnn") and device.type != "cuda":
+        raise SettingError(
+            f"attention={recipe.attention} is a kernel of CUDA devices, and the device is {device.type}; use "
+            "flash, math or auto"
+        )
+    if recipe.compile == "reduce-overhead" and device.type != "cuda":
+        raise SettingError(f"compile=reduce-overhead is CUDA graphs, and the device is {device.type}; use compile=true")
+    if recipe.channels_last and isinstance(recipe.optim, AdamW8bit):
+        raise SettingError(
+            "channels_last=true does not go with optim=adamw_8bit, whose moments would not be the same after a resume; "
+            "use optim=adamw, or leave channels_last out"
         )
     if recipe.channels_last:
         if not any(parameter.ndim == 4 for parameter in model.parameters()):
@@ -31,6 +44,11 @@ def as_called(recipe: Recipe, model: nn.Module, *, world: int) -> nn.Module:
     """Return the model as a step calls it: itself, or with its weights cast."""
     if recipe.precision != "bf16-weights":
         return model
+    if recipe.recompute != "nothing":
+        raise SettingError(
+            f"precision=bf16-weights does not go with recompute={recipe.recompute}: the cast weights are gone when the "
+            "backward pass computes again; use precision=bf16, or recompute=nothing"
+        )
     if world > 1:
         raise SettingError(f"precision=bf16-weights is not built for {world} processes; use precision=bf16")
     return LowPrecision(model)

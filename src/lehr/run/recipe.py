@@ -14,7 +14,7 @@ from lehr.base.durations import Duration, DurationSetting
 from lehr.base.errors import SettingError
 from lehr.base.protocols import Method, MethodSettings, Observer
 from lehr.base.settings import Settings
-from lehr.base.tables import Table
+from lehr.base.tables import Table, did_you_mean
 from lehr.data.data import Data
 from lehr.levers.attention import Backend
 from lehr.levers.recompute import How
@@ -102,6 +102,16 @@ def _items(given: Any) -> Any:
     return given if isinstance(given, list | tuple) else [given]
 
 
+def _compile(given: Any) -> Any:
+    modes = ("blocks", "reduce-overhead", "max-autotune")
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if isinstance(given, bool) or given in modes:
+        return given
+    if str(given).lower() in words:  # as the command line writes it
+        return words[str(given).lower()]
+    raise ValueError(f"use true, false, {', '.join(modes)}{did_you_mean(str(given), modes)}")
+
+
 def _methods(given: Any) -> Any:
     items = _items(given)
     made = tuple(METHODS[item].make() if isinstance(item, str) else item for item in items)
@@ -165,7 +175,7 @@ class Recipe(Settings):
     precision: Precision = "fp32"
     """Format of the forward and backward pass: fp32; tf32 (products, on NVIDIA devices); bf16 (autocast); fp16 (with a
     gradient scaler); bf16-weights (all of the model cast once a step, with float32 masters for the update)."""
-    compile: Compile = False
+    compile: Annotated[Compile, BeforeValidator(_compile)] = False
     """Whether to compile the model's forward and backward pass: true, "blocks" (its repeated blocks, once for all of
     them), "reduce-overhead" (CUDA graphs) or "max-autotune"."""
     step: Literal["eager", "whole"] = "eager"
