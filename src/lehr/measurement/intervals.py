@@ -14,7 +14,7 @@ __all__ = ["CONFIDENCE", "Interval", "Verdict", "least_pairs", "mean_interval", 
 
 CONFIDENCE = 0.99
 """How sure an interval is if nothing else is asked for."""
-LEAST = 0.01
+LEAST = 0.02
 """Differences up to this share are no gain: where a process happens to lie in memory can make that much."""
 
 Verdict = Literal["faster", "slower", "no evidence"]
