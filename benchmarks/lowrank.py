@@ -23,6 +23,12 @@ def matrices(options: argparse.Namespace) -> list[common.Row]:
     return lowrank_matrices.rows(options.quick)
 
 
+def bounds(options: argparse.Namespace) -> list[common.Row]:
+    import lowrank_matrices
+
+    return lowrank_matrices.bounds(lowrank_matrices.QUICK if options.quick else lowrank_matrices.FULL)
+
+
 def layers(options: argparse.Namespace) -> list[common.Row]:
     import lowrank_layers
 
@@ -74,6 +80,7 @@ def factor_rates(options: argparse.Namespace) -> list[common.Row]:
 
 PARTS: dict[str, Part] = {
     "matrices": matrices,
+    "bounds": bounds,
     "layers": layers,
     "optimizer": optimizer,
     "gpt-text": gpt_text,

@@ -9,6 +9,7 @@ side.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import re
@@ -250,6 +251,33 @@ def warm(lengths: Lengths) -> list[common.Row]:
             _errors(f"{label}: worst error / optimum", found, 1.3),
             _warm_batch(label, series),
         ]
+    return rows
+
+
+def bounds(lengths: Lengths) -> list[common.Row]:
+    """What a warm pass cannot do without, written down plainly: no pass with these parts can be faster than that."""
+    rows = []
+    for size, target in zip(SIZES, WARM, strict=True):
+        A = power_law(*size, 1.0)
+        basis = torch.linalg.qr(torch.randn(size[1], tenth(A) + max(10, 36 * tenth(A) // 100))).Q
+
+        def products(A: Tensor = A, basis: Tensor = basis) -> tuple[Tensor, Tensor]:
+            Y = A @ basis
+            return Y, A.mT @ Y
+
+        def with_spectrum(A: Tensor = A, basis: Tensor = basis) -> Tensor:
+            Y, Z = products(A, basis)
+            wide_Y, wide_Z = Y.double(), Z.double()
+            return torch.linalg.eigh(wide_Z.mT @ wide_Z).eigenvectors @ (wide_Y.mT @ wide_Y)
+
+        svd = functools.partial(torch.linalg.svd, A, full_matrices=False)
+        label = f"{size[0]}x{size[1]}, {basis.shape[1]} wide"
+        for what, call in (
+            ("the two products alone", products),
+            ("products, Gram matrices, small spectrum", with_spectrum),
+        ):
+            row = _speed(f"{label}: {what}: speed / svd; aimed for in all", {"svd": svd, "lehr": call}, lengths)
+            rows.append(dataclasses.replace(row, reference=target))
     return rows
 
 

@@ -9,8 +9,10 @@ from lehr.lowrank.orthonormal import inverse_of_triangular, orthonormal, product
 
 __all__ = ["warm_pass"]
 
-CANCELS = 100.0
-"""How far rounding may be amplified by cancellation: 100 units of float32 are 6e-6."""
+CANCELS = 1000.0
+"""How far rounding may be amplified by cancellation: 1000 units of float32 are 6e-5 of the largest singular value.
+
+U and V are orthonormal all the same, since the Gram matrices are those of the rounded products."""
 
 
 def warm_pass(A: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +40,7 @@ def warm_pass(A: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
             if bool((lengths @ to_U.abs()).amax() < CANCELS):
                 V = product(wide_Z, to_U / S.unsqueeze(-2)).float()
-                return product(Y, to_U.float()), S.float(), V
+                return product(wide_Y, to_U).float(), S.float(), V
     Q = orthonormal(Y)
     V, S, X = thin_svd(product(A.mT, Q))
     return Q @ X, S, V
