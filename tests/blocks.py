@@ -103,7 +103,7 @@ class Session:
             words += ["--budget", "25s" if "step=whole" in words else "8s"]
         if words[1] == "speed":
             words += [w for change in [*SHORTER[words[2]].split(), "steps=100000"] for w in ("--set", change)]
-            words += ["--budget", "30s", "--lever", "threads"]
+            words += ["--budget", "40s", "--lever", "bf16"]
         if words[1] == "ablate":
             words += [w for change in SHORTER[words[2]].split() for w in ("--set", change)]
             words += ["--seeds", "2", "--equal", "steps", "--try", "clip"]
