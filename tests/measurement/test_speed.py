@@ -176,7 +176,7 @@ def test_the_verb_writes_a_patch_that_train_takes(place: str, tmp_path: Path) ->
     arguments = ("--budget", "30s", "--lever", "microbatches", "--out", out, "--set", "accumulate=4", "--json")
     content = verb("speed", f"{place}:recipe", *arguments).json
     written = json.loads(patch.read_text())["set"]
-    assert content["patch"] and written == ["accumulate=4", *content["patch"]], "what was measured, in its order"
+    assert written == ["accumulate=4", *content["patch"]], "what was measured, in its order"
     assert (out / "report.html").is_file()
     run = tmp_path / "run"
     done = verb("train", f"{place}:recipe", "--recipe-patch", patch, "--set", "steps=4", "--run", run)
