@@ -275,7 +275,7 @@ def times_512(options: Any) -> list[common.Row]:
             lambda: run(case, Path(folder) / "low", *shorten, *switch),
         )
     gain = full.seconds / low.seconds
-    what = f"{case.label}: training time, full / low rank ({case.claimed}), nothing else running"
+    what = f"{case.label}: training time, full / low rank ({case.claimed})"
     met = None if options.quick or case.gain is None else gain >= case.gain
     loss = common.Row(what=f"{case.label}: validation loss over full rank", measured=low.loss / full.loss)
     return [common.Row(what=what, measured=gain, target=case.gain, met=met), loss]

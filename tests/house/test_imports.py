@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "data dist track levers optim transfer checkpoint reporting training",
     "recipes": "base schedules losses lowrank augment averaging metrics layers models "
     "data dist track levers optim transfer checkpoint reporting training run",
-    "measurement": "base losses data levers training run",
+    "measurement": "base losses data levers optim training run",
     "cli": "base schedules losses metrics dist track levers optim reporting training run recipes measurement",
 }
 """The table of docs/map.md."""

@@ -27,7 +27,6 @@ from lehr.levers import (
     channels_last,
     recompute,
     repeated_blocks,
-    resident,
     tf32,
 )
 from lehr.levers.lever import PHASES
@@ -77,6 +76,24 @@ def test_without_a_compiler_nothing_is_compiled_and_it_says_so() -> None:
     for name in ("whole-step", "compile", "compile-blocks", "cuda-graphs"):
         with pytest.raises(NotHere, match="compiler"):
             LEVERS[name].make().options(Setup(compiler=False, blocks=3))
+
+
+def test_what_compiles_takes_the_others_place() -> None:
+    whole, compiled = LEVERS["whole-step"].make(), LEVERS["compile"].make()
+    assert ("compile=false", "step=whole") in whole.options(Setup(compile=True))
+    settings = compiled.options(Setup(step="whole"))[0]
+    made = override(override(recipe(), ["step=whole"]), settings)
+    assert (made.step, made.compile) == ("eager", True)
+    assert override(made, whole.options(Setup(compile=True))[0]).step == "whole"
+
+
+def test_8_bit_moments_take_over_the_rate_and_the_decay() -> None:
+    lever = LEVERS["8-bit-optimizer"].make()
+    made = override(recipe(), lever.options(Setup(adamw=("optim.lr=0.01", "optim.betas=[0.9, 0.95]")))[0])
+    assert (type(made.optim).__name__, made.optim.lr, made.optim.betas) == ("AdamW8bit", 0.01, (0.9, 0.95))
+    for setup in (Setup(adamw=None), Setup(optimizer="muon"), Setup(channels_last=True)):
+        with pytest.raises(NotHere):
+            lever.options(setup)
 
 
 class Stack(nn.Module):
@@ -231,7 +248,6 @@ def test_bucketing_needs_lengths() -> None:
 
 def test_resident_data_is_the_same_data() -> None:
     cpu = torch.device("cpu")
-    assert torch.equal(resident(points(), cpu)[0], points()[0])
     for source in (TensorSource(points()), TokenWindows(torch.arange(50), context=4)):
         order = ShuffledOrder(len(source), batch_size=4, seed=0)
         there = source.on(cpu).take_batch(order.batch(0, 0), epoch=0, seed=0)

@@ -8,7 +8,6 @@ from lehr.levers.channels_last import channels_last
 from lehr.levers.lever import Lever, NotHere, Setup
 from lehr.levers.low_precision import LowPrecision
 from lehr.levers.recompute import recompute
-from lehr.levers.resident import resident
 from lehr.levers.table import LEVERS
 from lehr.levers.tf32 import tf32
 from lehr.levers.threads import threads
@@ -23,7 +22,6 @@ __all__ = [
     "channels_last",
     "recompute",
     "repeated_blocks",
-    "resident",
     "tf32",
     "threads",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
-import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lehr.base.errors import SettingError
 from lehr.levers.lever import Lever, NotHere, Settings, Setup
@@ -14,34 +15,30 @@ from lehr.levers.lever import Lever, NotHere, Settings, Setup
 __all__ = ["ATTENTION", "Backend", "attention"]
 
 Backend = Literal["auto", "math", "flash", "efficient", "cudnn"]
-_SWITCHES = {"math": "math_sdp", "flash": "flash_sdp", "efficient": "mem_efficient_sdp", "cudnn": "cudnn_sdp"}
+_KERNELS = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
 
 
-@contextlib.contextmanager
-def attention(backend: Backend) -> Iterator[None]:
-    """Let `scaled_dot_product_attention` take one kernel only within the block, and plain products where it cannot.
+def attention(backend: Backend) -> AbstractContextManager[object]:
+    """Let `scaled_dot_product_attention` take one kernel within the block, and plain products where that cannot be.
 
-    "auto" leaves the choice to torch. Unlike `torch.nn.attention.sdpa_kernel`, it holds for the backward pass's
-    recomputation as well, wherever the block that it is made in was opened.
+    It is torch's `sdpa_kernel`, with names for its kernels; "auto" leaves the choice to torch.
 
+    >>> import torch
     >>> with attention("math"):
     ...     torch.backends.cuda.flash_sdp_enabled()
     False
     """
     if backend == "auto":
-        yield
-        return
-    if backend not in _SWITCHES:
-        raise SettingError(f"attention={backend!r} is no kernel; use auto, {', '.join(_SWITCHES)}")
-    switches = torch.backends.cuda  # the name is older than the switches' use on a CPU
-    before = {switch: getattr(switches, f"{switch}_enabled")() for switch in _SWITCHES.values()}
-    try:
-        for name, switch in _SWITCHES.items():
-            getattr(switches, f"enable_{switch}")(name in (backend, "math"))
-        yield
-    finally:
-        for switch, enabled in before.items():
-            getattr(switches, f"enable_{switch}")(enabled)
+        return contextlib.nullcontext()
+    if backend not in _KERNELS:
+        raise SettingError(f"attention={backend!r} is no kernel; use auto, {', '.join(_KERNELS)}")
+    kernels: AbstractContextManager[object] = sdpa_kernel([_KERNELS[backend], SDPBackend.MATH])
+    return kernels
 
 
 def _options(setup: Setup) -> Sequence[Settings]:

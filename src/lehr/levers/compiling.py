@@ -14,13 +14,11 @@ def _refuse(setup: Setup) -> None:
         raise NotHere(
             "no C++ compiler is found (g++, clang++, or what CXX names), and on a CPU torch.compile needs one"
         )
-    if setup.step == "whole":
-        raise NotHere("the whole step is compiled already")
 
 
 def _options(setup: Setup) -> Sequence[Settings]:
     _refuse(setup)
-    return [(f"compile={how}",) for how in ("true", "max-autotune") if how != str(setup.compile).lower()]
+    return [("step=eager", f"compile={how}") for how in ("true", "max-autotune") if how != str(setup.compile).lower()]
 
 
 def _blocks(setup: Setup) -> Sequence[Settings]:
@@ -29,14 +27,14 @@ def _blocks(setup: Setup) -> Sequence[Settings]:
         raise NotHere("the model has no repeated blocks")
     if setup.compile == "blocks":
         raise NotHere("the blocks are compiled already")
-    return [("compile=blocks",)]
+    return [("step=eager", "compile=blocks")]
 
 
 def _graphs(setup: Setup) -> Sequence[Settings]:
     _refuse(setup)
     if setup.device != "cuda":
         raise NotHere("CUDA graphs need a CUDA device")
-    return [("compile=reduce-overhead",)]
+    return [("step=eager", "compile=reduce-overhead")]
 
 
 COMPILE = Lever(

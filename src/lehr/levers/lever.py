@@ -48,12 +48,12 @@ class Setup:
     """Samples of an update."""
     optimizer: str = "adamw"
     """Name of its settings, in lower case."""
+    adamw: Settings | None = ()
+    """What makes another AdamW of the recipe's: its rate, betas and decay; None where it has rules too."""
     tracks: str = "auto"
     """When the finite check is read."""
     data: Literal["memory", "samples", "stream"] = "memory"
     """In memory and indexed by batches, read sample by sample, or a stream."""
-    data_bytes: int | None = None
-    """Size of data in memory."""
     workers: int = 0
     bucket: bool = False
     padding: float = 0.0

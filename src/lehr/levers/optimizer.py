@@ -20,9 +20,13 @@ def _fused(setup: Setup) -> Sequence[Settings]:
 def _eight_bit(setup: Setup) -> Sequence[Settings]:
     if setup.optimizer != "adamw":
         raise NotHere(f"8-bit moments are built for adamw; the recipe has {setup.optimizer}")
-    if importlib.util.find_spec("torchao") is None and importlib.util.find_spec("bitsandbytes") is None:
-        raise NotHere('8-bit moments need torchao: pip install "lehr[quant]"')
-    raise NotHere("8-bit moments save memory and cost time; set optim=adamw_8bit where memory runs out")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise NotHere('8-bit moments need bitsandbytes: pip install "lehr[quant]"')
+    if setup.channels_last:
+        raise NotHere("8-bit moments do not go with channels_last")
+    if setup.adamw is None:
+        raise NotHere("the optimizer has rules, which another one is not given by itself; try it with lehr measure")
+    return [("optim=adamw_8bit", *setup.adamw)]
 
 
 FUSED = Lever(

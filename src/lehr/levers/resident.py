@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from lehr.base.batches import to_device
-from lehr.base.protocols import Batch
 from lehr.levers.lever import Lever, NotHere, Settings, Setup
 
-__all__ = ["RESIDENT_DATA", "resident"]
-
-
-def resident(tensors: Batch, device: torch.device | str) -> Batch:
-    """Return the tensors of a data set on ``device``, to be indexed there.
-
-    Cost: their size in the device's memory, for the whole run.
-
-    >>> resident((torch.zeros(2), torch.ones(2)), "cpu")
-    (tensor([0., 0.]), tensor([1., 1.]))
-    """
-    return to_device(tensors, torch.device(device))
+__all__ = ["RESIDENT_DATA"]
 
 
 def _options(setup: Setup) -> Sequence[Settings]:

@@ -125,9 +125,8 @@ def ablate(
             "an ablation compares validation losses, and the recipe has no validation data; give Data(val=)"
         )
     chosen = _chosen(made, list(names))
-    search = _Ablation(made, range(made.seed, made.seed + seeds), equal, say)
     with tempfile.TemporaryDirectory(prefix="lehr-ablate-") as folder:
-        search.folder = Path(folder)
+        search = _Ablation(made, range(made.seed, made.seed + seeds), equal, say, Path(folder))
         search.baseline()
         level = 1 - (1 - CONFIDENCE) / max(1, len(chosen))
         rows = tuple(search.row(technique, level) for technique in chosen)
@@ -185,7 +184,7 @@ def offered(recipe: Recipe) -> list[Technique]:
     has = {_name_of(method) for method in recipe.methods}
     found = []
     for name in METHODS:
-        if name not in has and not name.startswith(("lora", "gradual")) and "lowrank" not in name:
+        if name not in has:
             with_it = _added(recipe, name)
             prefix = getattr(with_it.methods[-1], "prefix", "") if with_it is not None else ""
             found += [Technique(name, False, with_it, prefix)] if with_it is not None else []
@@ -242,7 +241,7 @@ class _Ablation:
     seeds: range
     equal: Equal
     say: Callable[[str], None]
-    folder: Path = Path()
+    folder: Path
     results: list[RunResult] = field(default_factory=list)
     """Of the recipe as it is."""
 
@@ -252,14 +251,15 @@ class _Ablation:
 
     def row(self, technique: Technique, confidence: float) -> Ablated:
         """Train a variant, and say what its technique is good for."""
-        variant = technique.changed
         try:
-            if self.equal == "time":
-                variant = self._as_long(technique)
-            runs = list(self._runs(technique.name, variant))
+            return self._row(technique, confidence)
         except Exception as error:  # of many kinds, from a user's own code too
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             return Ablated(name=technique.name, on=technique.on, verdict="failed", reason=reason)
+
+    def _row(self, technique: Technique, confidence: float) -> Ablated:
+        variant = self._as_long(technique) if self.equal == "time" else technique.changed
+        runs = list(self._runs(technique.name, variant))
         sides = [(base, run) if technique.on else (run, base) for base, run in zip(self.results, runs, strict=True)]
         recipe, without_it = (self.recipe, variant) if technique.on else (variant, self.recipe)
         deltas = [_loss_of(without_it, off) - _loss_of(recipe, on, technique.prefix) for on, off in sides]

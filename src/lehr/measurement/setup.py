@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lehr.base.batches import tensors_of
 from lehr.data.indexed import IndexedLoader
 from lehr.data.order import ShuffledOrder
 from lehr.data.stream import StreamLoader
 from lehr.levers.blocks import repeated_blocks
-from lehr.levers.lever import Setup
+from lehr.levers.lever import Settings, Setup
+from lehr.optim.adamw import AdamW
 from lehr.run.assemble import Assembly
 from lehr.training.steps.whole import cpp_compiler
 
@@ -28,7 +28,6 @@ def setup_of(assembly: Assembly) -> Setup:
     recipe, model, loop = assembly.recipe, assembly.model, assembly.loop
     device, loader = loop.update.device, loop.loader
     cuda = device.type == "cuda"
-    source = loader.source if isinstance(loader, IndexedLoader) else None
     return Setup(
         device=device.type,
         capability=torch.cuda.get_device_capability(device) if cuda else (0, 0),
@@ -42,9 +41,9 @@ def setup_of(assembly: Assembly) -> Setup:
         accumulate=recipe.accumulate,
         batch_size=loader.batch_size,
         optimizer=type(recipe.optim).__name__.lower(),
+        adamw=_adamw(recipe.optim),
         tracks=recipe.track.read,
         data=_kind(loader),
-        data_bytes=sum(t.nbytes for t in tensors_of(getattr(source, "tensors", ()))) if source is not None else None,
         workers=recipe.data.workers,
         bucket=recipe.data.bucket,
         padding=_padding(loader, assembly.splits.train),
@@ -54,6 +53,13 @@ def setup_of(assembly: Assembly) -> Setup:
         attends=_attends(model),
         blocks=len(repeated_blocks(model)),
     )
+
+
+def _adamw(optim: Any) -> Settings | None:
+    if not isinstance(optim, AdamW) or optim.rules or optim.layer_decay is not None:
+        return None
+    given = {"lr": optim.lr, "betas": list(optim.betas), "eps": optim.eps, "weight_decay": optim.weight_decay}
+    return tuple(f"optim.{name}={value}" for name, value in given.items())
 
 
 def _cores() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lehr.base.errors import LehrError, SettingError
-from lehr.levers.lever import PHASES, Lever, NotHere, Settings, Setup
+from lehr.levers.lever import PHASES, Changes, Lever, NotHere, Settings, Setup
 from lehr.levers.table import LEVERS
 from lehr.measurement.compare import WINDOW_SECONDS, Comparison, compare, measure
 from lehr.measurement.intervals import CONFIDENCE, Interval, least_pairs
@@ -42,6 +42,8 @@ class Tried:
     """What it set; nothing where it cannot apply."""
     kept: bool = False
     reason: str
+    changes: Changes = "nothing"
+    """What it may change in what is computed."""
     ratio: Interval | None = None
     """How many times as fast steps are with it, beside what was kept before it."""
     loss_delta: float | None = None
@@ -183,8 +185,8 @@ class _Search:
 
     def attempt(self, lever: Lever, settings: Settings, folder: Path, seconds: float, confidence: float) -> Tried:
         """Measure one setting beside what was kept; whatever goes wrong with it costs only this."""
-        source = dataclasses.replace(self.source, overrides=(*self.source.overrides, *self.patch, *settings))
-        made = Tried(name=lever.name, settings=settings, reason="")
+        source = dataclasses.replace(self.source, overrides=(*self.source.overrides, *merged(self.patch, settings)))
+        made = Tried(name=lever.name, settings=settings, reason="", changes=lever.changes)
         started, candidate = time.perf_counter(), None
         try:
             self.current.restart()  # both begin with their first step: what a step takes may change over a run
@@ -196,7 +198,7 @@ class _Search:
             if made.kept:
                 candidate.take_your_time()
                 candidate, self.current = self.current, candidate
-                self.patch += settings
+                self.patch = merged(self.patch, settings)
         except LehrError as error:
             if not self.current.alive:
                 raise
@@ -229,6 +231,16 @@ class _Search:
         )
 
 
+def merged(patch: Sequence[str], settings: Settings) -> list[str]:
+    """Return a patch with more settings, which take the place of earlier ones of the same fields.
+
+    >>> merged(["threads=1", "step=eager", "compile=true"], ("compile=false", "step=whole"))
+    ['threads=1', 'compile=false', 'step=whole']
+    """
+    fields = {setting.partition("=")[0] for setting in settings}
+    return [*(setting for setting in patch if setting.partition("=")[0] not in fields), *settings]
+
+
 def promise(lever: Lever, phases: Phases) -> float:
     """Return the share of a step that a lever may shorten."""
     return sum(phases.share(phase) for phase in lever.shortens)
@@ -240,7 +252,7 @@ def _judged(made: Tried, found: Comparison, lever: Lever) -> Tried:
     worse = loss is not None and loss > AGREES and lever.changes != "order"  # with other batches they cannot agree
     kept = found.verdict == "faster" and not worse
     shown = f"{found.ratio.median:.3f} ({found.ratio.low:.3f} to {found.ratio.high:.3f})"
-    reason = {"faster": "faster", "slower": "slower", "no evidence": "no evidence"}[found.verdict] + f": {shown}"
+    reason = f"{found.verdict}: {shown}"
     if worse:
         reason = f"another loss: {loss:+.1%} on the same steps ({reason})"
     elif kept and found.repaid_after:
@@ -263,7 +275,8 @@ def _final(total: Comparison, patch: Settings) -> tuple[Settings, str]:
         return (), "measured anew, all of it together gives no evidence of a gain"
     if loss is not None and loss > AGREES:
         return (), f"measured anew, the loss is higher by {loss:.1%} after {total.steps} steps"
-    return patch, f"{total.ratio.median:.2f} times as fast, measured anew"
+    unknown = "; no loss could be compared: validation data would allow it" if loss is None else ""
+    return patch, f"{total.ratio.median:.2f} times as fast, measured anew{unknown}"
 
 
 def _shares(phases: Phases) -> str:

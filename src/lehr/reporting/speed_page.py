@@ -49,11 +49,22 @@ def render(report: Mapping[str, Any], name: str, use: str) -> str:
             _percent(tried["loss_delta"]) if tried["ratio"] is not None else "–",
             "–" if tried["warm_up_seconds"] is None else f"{tried['warm_up_seconds']:.1f} s",
             "–" if tried["repaid_after"] is None else f"{tried['repaid_after']:,} steps",
+            tried["changes"] if tried["ratio"] is not None else "–",
             tried["reason"],
         ]
         for tried in sorted(report["levers"], key=lambda tried: not tried["settings"])  # what was tried comes first
     ]
-    head = ["lever", "settings", "", "times as fast, with interval", "loss", "warm-up", "repaid after", "reason"]
+    head = [
+        "lever",
+        "settings",
+        "",
+        "times as fast, with interval",
+        "loss",
+        "warm-up",
+        "repaid after",
+        "may change",
+        "reason",
+    ]
     untested = [[lever, where] for lever, where in report["untested"].items()]
     body = (
         f"{''.join(f'<p>{text(line)}</p>' for line in said)}{figure_boxes(drawn)}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lehr.base.errors import SettingError
+from lehr.reporting.page import write_page
 
 __all__ = ["read_patch", "write_patch"]
 
@@ -15,10 +16,10 @@ def write_patch(path: Path, settings: Sequence[str], *, recipe: str, why: str) -
     """Write a patch, and beside it what it was made for."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"set": list(settings), "recipe": recipe, "why": why}, indent=1) + "\n")
     except OSError as error:
         raise SettingError(f"the patch {path} cannot be written: {error.strerror}") from error
-    return path
+    content = json.dumps({"set": list(settings), "recipe": recipe, "why": why}, indent=1)
+    return write_page(content + "\n", path, what="patch")
 
 
 def read_patch(path: Path) -> tuple[str, ...]:

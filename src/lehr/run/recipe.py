@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
 from lehr.base.durations import Duration, DurationSetting
@@ -104,12 +104,12 @@ def _items(given: Any) -> Any:
 
 def _compile(given: Any) -> Any:
     modes = ("blocks", "reduce-overhead", "max-autotune")
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if isinstance(given, bool) or given in modes:
+    if given in modes:
         return given
-    if str(given).lower() in words:  # as the command line writes it
-        return words[str(given).lower()]
-    raise ValueError(f"use true, false, {', '.join(modes)}{did_you_mean(str(given), modes)}")
+    try:
+        return TypeAdapter(bool).validate_python(given)
+    except ValidationError:
+        raise ValueError(f"use true, false, {', '.join(modes)}{did_you_mean(str(given), modes)}") from None
 
 
 def _methods(given: Any) -> Any:
