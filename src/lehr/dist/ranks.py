@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch.distributed as dist
 
 from lehr.base.errors import SettingError
 
-__all__ = ["Ranks", "join"]
+__all__ = ["Ranks", "join", "leave"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,18 @@ def join(device_type: str) -> Ranks:
         raise SettingError("this build of torch has no distributed package, so it cannot run under torchrun")
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(leave)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
     return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), local_rank=local_rank)
+
+
+def leave() -> None:
+    """Leave the group and end its threads while the interpreter still stands.
+
+    Gloo's threads may still hold tensors of the last exchange. Freeing one after Python has begun to end aborts the
+    process, and they end only with the last reference to the group, which may lie in a cycle with a model.
+    """
+    dist.destroy_process_group()
+    gc.collect()
