@@ -52,6 +52,7 @@ LIVES: dict[str, tuple[str, str, set[str], str | None]] = {
         {"accuracy", "ema_loss", "ema_accuracy"},
         None,
     ),
+    "digits-fast": ("digits-fast", "steps=8 save.every=4 evaluate.every=4 model.width=4", {"accuracy"}, None),
     "digits-one-cycle": ("digits-one-cycle", "steps=8 save.every=4 evaluate.every=4 model.width=4", {"accuracy"}, None),
     "digits-pretrain": ("digits-pretrain", "steps=8 save.every=4 evaluate.every=4 model.width=4", {"accuracy"}, None),
     "digits-distill": ("digits-distill", "steps=8 save.every=4 evaluate.every=4", {"accuracy"}, None),

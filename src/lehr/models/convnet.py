@@ -1,4 +1,4 @@
-"""A small convolutional network for small pictures: two pairs of convolutions, pooled, and one linear layer.
+"""A small convolutional network for small pictures: stages of convolutions, pooled, and one linear layer.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -25,7 +25,13 @@ class ConvNetSettings(Settings):
     """
 
     width: int = Field(default=32, ge=1)
-    """Channels of the first pair of convolutions; the second pair has twice as many."""
+    """Channels of the first stage; each later stage has twice as many as the one before."""
+    stages: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 2), min_length=1)
+    """Convolutions of each stage; between two stages, height and width are halved."""
+    grid: int = Field(default=2, ge=1)
+    """Height and width to which the last stage's maps are pooled before the linear layer."""
+    pool: Literal["avg", "max"] = "avg"
+    """How they are pooled."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of the features dropped before the linear layer in training."""
 
@@ -35,25 +41,25 @@ class ConvNetSettings(Settings):
 
 
 class ConvNet(nn.Module):
-    """Pictures (B, C, H, W) -> scores (B, K); H and W are multiples of 4."""
+    """Pictures (B, C, H, W) -> scores (B, K); H and W are halved between stages."""
 
     def __init__(self, settings: ConvNetSettings, *, channels: int, num_classes: int) -> None:
         super().__init__()
-        width = settings.width
-        self.features = nn.Sequential(
-            *self._pair(channels, width),
-            nn.MaxPool2d(2),
-            *self._pair(width, 2 * width),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(settings.dropout),
-        )
-        self.head = nn.Linear(8 * width, num_classes)
+        layers: list[nn.Module] = []
+        before, width = channels, settings.width
+        for place, depth in enumerate(settings.stages):
+            width = settings.width * 2**place
+            layers += [nn.MaxPool2d(2)] if place else []
+            layers += self._stage(before, width, depth)
+            before = width
+        pool = nn.AdaptiveAvgPool2d if settings.pool == "avg" else nn.AdaptiveMaxPool2d
+        self.features = nn.Sequential(*layers, pool(settings.grid), nn.Flatten(), nn.Dropout(settings.dropout))
+        self.head = nn.Linear(width * settings.grid**2, num_classes)
 
     @staticmethod
-    def _pair(before: int, after: int) -> list[nn.Module]:
+    def _stage(before: int, after: int, depth: int) -> list[nn.Module]:
         layers: list[nn.Module] = []
-        for channels in (before, after):
+        for channels in (before, *(after,) * (depth - 1)):
             layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         return layers
 
