@@ -66,6 +66,7 @@ def test_what_is_set_already_is_not_offered_again() -> None:
         "channels-last": Setup(convolutions=3, channels_last=True),
         "compile-blocks": Setup(blocks=3, compile="blocks"),
         "bucketing": Setup(padding=0.5, bucket=True),
+        "packed-dropout": Setup(dropouts=3, dropout="packed"),
     }
     for name, setup in cases.items():
         with pytest.raises(NotHere, match="already"):
@@ -261,6 +262,11 @@ RECIPES = {
     "recompute": (lambda: gpt_fast.recipe(), ["recompute=cheap", "model.depth=2", "model.width=32"]),
     "attention": (lambda: gpt_fast.recipe(), ["attention=math", "model.depth=2", "model.width=32"]),
     "channels_last": (lambda: digits.recipe(), ["channels_last=true", "epochs=null", "steps=12"]),
+    "packed_dropout": (lambda: translate.recipe(), ["dropout=packed", "model.width=32", "model.depth=1"]),
+    "packed_dropout, recomputed": (
+        lambda: gpt_fast.recipe(),
+        ["dropout=packed", "recompute=blocks", "model.dropout=0.1", "model.depth=2", "model.width=32"],
+    ),
     "bucket": (lambda: translate.recipe(), ["data.bucket=true", "model.width=32", "model.depth=1"]),
 }
 
@@ -328,6 +334,9 @@ class Called(nn.Module):
     [
         ({"model": Norms, "recompute": "blocks"}, "collect statistics"),
         ({"model": Stack, "precision": "bf16-weights", "recompute": "cheap"}, "has none|does not go with"),
+        ({"dropout": "packed", "compile": True}, "its draws itself"),
+        ({"dropout": "packed", "step": "whole"}, "its draws itself"),
+        ({"dropout": "packed", "model": lambda: nn.Linear(4, 3)}, "no torch.nn.Dropout"),
         ({"attention": "cudnn"}, "a kernel of CUDA devices"),
         ({"optim": "adamw_8bit", "channels_last": True}, "does not go with optim=adamw_8bit"),
         (

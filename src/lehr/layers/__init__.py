@@ -10,6 +10,7 @@ from lehr.layers.lecun import LeCun
 from lehr.layers.mup import mup_initialize, mup_rates
 from lehr.layers.norms import NORMS, norm
 from lehr.layers.orthogonal import Orthogonal
+from lehr.layers.packed_dropout import PackedDropout, pack_dropout, packed_dropout
 from lehr.layers.residual import ResidualBlock
 from lehr.layers.truncated_normal import TruncatedNormal, scale_residual
 from lehr.layers.variance import VarianceReport, check_variance
@@ -27,6 +28,7 @@ __all__ = [
     "Initialized",
     "LeCun",
     "Orthogonal",
+    "PackedDropout",
     "ResidualBlock",
     "SpatialDropout",
     "TruncatedNormal",
@@ -42,6 +44,8 @@ __all__ = [
     "mup_initialize",
     "mup_rates",
     "norm",
+    "pack_dropout",
+    "packed_dropout",
     "scale_residual",
     "zero_init_residual",
 ]

@@ -66,6 +66,9 @@ class Setup:
     """Whether the model calls torch's attention."""
     blocks: int = 0
     """Repeated blocks of the model."""
+    dropout: str = "torch"
+    dropouts: int = 0
+    """Modules of the model that are torch's dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)

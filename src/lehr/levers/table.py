@@ -12,6 +12,7 @@ from lehr.levers.loading import WORKERS
 from lehr.levers.low_precision import BF16_WEIGHTS
 from lehr.levers.microbatches import MICROBATCHES
 from lehr.levers.optimizer import EIGHT_BIT, FUSED
+from lehr.levers.packed_dropout import PACKED_DROPOUT
 from lehr.levers.precision import BF16, FP8, FP16
 from lehr.levers.recompute import RECOMPUTE
 from lehr.levers.resident import RESIDENT_DATA
@@ -30,6 +31,7 @@ _ALL = (
     GRAPHS,
     THREADS,
     BUCKETING,
+    PACKED_DROPOUT,
     WORKERS,
     RESIDENT_DATA,
     BF16,

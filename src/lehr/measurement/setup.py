@@ -52,6 +52,8 @@ def setup_of(assembly: Assembly) -> Setup:
         attention=recipe.attention,
         attends=_attends(model),
         blocks=len(repeated_blocks(model)),
+        dropout=recipe.dropout,
+        dropouts=sum(type(module) is nn.Dropout and module.p > 0 for module in model.modules()),
     )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lehr.base.errors import SettingError
+from lehr.layers.packed_dropout import pack_dropout
 from lehr.levers.channels_last import channels_last
 from lehr.levers.low_precision import LowPrecision
 from lehr.levers.recompute import recompute
@@ -37,7 +38,22 @@ def lay_out(recipe: Recipe, model: nn.Module, device: torch.device) -> None:
         if not any(parameter.ndim == 4 for parameter in model.parameters()):
             raise SettingError("channels_last=true has no effect: the model has no 2-d convolutions; leave it out")
         channels_last(model)
+    if recipe.dropout == "packed":
+        _pack_dropout(recipe, model, device)
     recompute(model, recipe.recompute)
+
+
+def _pack_dropout(recipe: Recipe, model: nn.Module, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise SettingError(
+            f"dropout=packed is for CPUs, and the device is {device.type}, where torch's is one kernel; leave it out"
+        )
+    if recipe.compile or recipe.step == "whole":
+        raise SettingError(
+            "dropout=packed does not go with compile or step=whole: compiled code makes its draws itself; leave it out"
+        )
+    if not pack_dropout(model):
+        raise SettingError("dropout=packed has no effect: the model has no torch.nn.Dropout; leave it out")
 
 
 def as_called(recipe: Recipe, model: nn.Module, *, world: int) -> nn.Module:

@@ -188,6 +188,8 @@ class Recipe(Settings):
     """Whether the kernels of 2-d convolutions are laid out with channels last."""
     attention: Backend = "auto"
     """The kernel of torch's attention: math, flash, efficient or cudnn; "auto" leaves it to torch."""
+    dropout: Literal["torch", "packed"] = "torch"
+    """How a CPU draws what torch.nn.Dropout drops: as torch does, or four draws at a time."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when the loss or a gradient is not finite: end the run, or leave the update out."""
     max_skipped: int = Field(default=20, ge=0)
