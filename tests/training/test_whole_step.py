@@ -132,6 +132,41 @@ def test_what_is_unfrozen_in_the_middle_trains_from_there_on(tmp_path: Path) -> 
     assert_close(tmp_path, eager, whole)
 
 
+SCALE = 1.0
+
+
+class Scaled(Plain):
+    """A number of its own and one of its file take part in what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale * SCALE
+
+
+class Scales(Method):
+    """Changes the one after three steps, and the other after six."""
+
+    changes = frozenset({"model"})
+
+    def run_start(self, model: nn.Module, place: Place) -> None:
+        global SCALE
+        SCALE = 1.0
+
+    def step_end(self, model: nn.Module, place: Place) -> None:
+        global SCALE
+        model.scale = 2.0 if place.step >= 3 else 1.0
+        SCALE = 0.25 if place.step >= 6 else 1.0
+
+
+@pytest.mark.filterwarnings("ignore:.*got no gradient in the first step")
+def test_what_a_method_changes_in_the_model_or_its_file_is_seen(tmp_path: Path) -> None:
+    eager, whole = both(tmp_path, model=Scaled, methods=(Scales(),), optim=SGD(lr=0.1), steps=9, **EVEN)
+    assert_close(tmp_path, eager, whole)
+
+
 def test_methods_that_change_gradients_and_a_momentum_that_is_cycled_come_behind_the_graph(tmp_path: Path) -> None:
     eager, whole = both(
         tmp_path,

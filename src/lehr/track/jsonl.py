@@ -15,6 +15,8 @@ from lehr.base.protocols import Record
 
 __all__ = ["JsonlTracker", "read_records"]
 
+_STRICT = json.JSONEncoder(allow_nan=False)
+
 
 class JsonlTracker:
     """Appends records to a file. Its state is the length of the file, to which a resumed run cuts it back.
@@ -38,7 +40,7 @@ class JsonlTracker:
     def log(self, record: Record) -> None:
         """Append one record; what JSON has no number for is written as the text "nan", "inf" or "-inf"."""
         strict = {k: str(float(v)) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._pending += json.dumps(strict, allow_nan=False).encode() + b"\n"
+        self._pending += _STRICT.encode(strict).encode() + b"\n"
         try:
             self._write()
         except OSError as error:

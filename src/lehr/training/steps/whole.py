@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,8 +76,7 @@ class WholeStep(EagerStep):
         if self._graph is None or trainable != self._trainable:  # a method has frozen or unfrozen some
             self._graph, self._trainable = self._compiled(microbatches[0], step), trainable
         seeds.seed_noise(self.noise, step, 0, self.device.type)
-        with _tracing():
-            total, count, norm, gradients = self._graph(microbatches)
+        total, count, norm, gradients = self._call(microbatches)
         size, loss, counted = norm.item(), float(total), float(count)
         outcome = Outcome(loss, counted, num_samples(batch), size, microbatches=len(microbatches))
         if not counted:
@@ -92,6 +91,15 @@ class WholeStep(EagerStep):
         for parameter in self.parameters:
             parameter.grad = None
         return outcome
+
+    def _call(self, microbatches: list[Batch]) -> Any:
+        """Call the graph. Only where torch has to compile it, which fails by itself, is its configuration changed."""
+        assert self._graph is not None
+        try:
+            return self._graph(microbatches)
+        except torch._dynamo.exc.TorchDynamoException:
+            with _tracing():
+                return self._graph(microbatches)
 
     def _compiled(self, microbatch: Batch, step: int) -> Callable[..., Any]:
         """Return the graph's function, for the parameters that the loss depends on."""
@@ -114,7 +122,8 @@ class WholeStep(EagerStep):
                 factor = share if clip is None else share * clip_factor(norm, clip)
                 return total, count, norm, [value * factor for value in sums]
 
-        made: Callable[..., Any] = torch.compile(whole, fullgraph=True, backend=COMPILER)
+        filtered = {"guard_filter_fn": _worth_checking}
+        made: Callable[..., Any] = torch.compile(whole, fullgraph=True, backend=COMPILER, options=filtered)
         return made
 
     def _look(self, microbatch: Batch, step: int) -> list[Tensor]:
@@ -126,6 +135,19 @@ class WholeStep(EagerStep):
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         self.buffers.put_back()  # `__call__` has kept them
         return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
+def _worth_checking(guards: Sequence[Any]) -> list[bool]:
+    """Which of torch's conditions for using a graph again are checked at each call: all but those on code.
+
+    That a function of torch's, of lehr's or of Python's is still the same one is no question during a run, and to ask
+    it costs 20 us a step. What the recipe's own modules hold stays checked: a number in them may change.
+    """
+    return [not (guard.is_global and guard.name.startswith(_CODE)) for guard in guards]
+
+
+_CODE = ("G['__builtins_dict", "G['__import_torch_", "G['__import_lehr_", "G['clip_factor']", "G['global_norm']")
+"""How torch names what it found in these modules and in this one."""
 
 
 @contextlib.contextmanager
