@@ -122,7 +122,7 @@ class WholeStep(EagerStep):
                 factor = share if clip is None else share * clip_factor(norm, clip)
                 return total, count, norm, [value * factor for value in sums]
 
-        filtered = {"guard_filter_fn": _worth_checking}
+        filtered: dict[str, Any] = {"guard_filter_fn": _worth_checking}
         made: Callable[..., Any] = torch.compile(whole, fullgraph=True, backend=COMPILER, options=filtered)
         return made
 
