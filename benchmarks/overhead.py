@@ -6,7 +6,7 @@ loss known every 10 steps. lehr runs with its default tracking (metrics.jsonl an
 check at each step.
 
     python benchmarks/overhead.py
-    pip install lightning transformers accelerate pytorch-ignite   # to have them in the table
+    pip install lightning transformers accelerate pytorch-ignite keras   # to have them in the table
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import io
 import itertools
 import logging
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -311,6 +312,38 @@ def ignite_engine(width: int, total: int) -> Iterator[None]:
     return _in_thread(run)
 
 
+def keras_fit(width: int, total: int) -> Iterator[None]:
+    """The same network in Keras's layers, on its torch backend."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Dense(width, activation="relu"),
+            keras.layers.Dense(width, activation="relu"),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    rate = keras.optimizers.schedules.CosineDecay(RATE, total)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=DECAY, global_clipnorm=CLIP),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+    def run(after: Callable[[], None]) -> None:
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, *_given: Any, **_named: Any) -> None:
+                after()
+
+        inputs, labels = (tensor.numpy() for tensor in data())
+        epochs = -(-total * BATCH // SAMPLES)
+        model.fit(inputs, labels, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=[Watch()])
+
+    return _in_thread(run)
+
+
 TARGETS = {
     ("lehr eager", "idiomatic loop"): {64: 0.65, 256: 0.65},
     ("lehr eager", "fast loop"): {64: 1.10, 256: 1.10},
@@ -325,6 +358,7 @@ PEERS = {
     "HF Trainer": ("transformers", hf_trainer),
     "Accelerate": ("accelerate", accelerate_loop),
     "ignite": ("ignite", ignite_engine),
+    "Keras": ("keras", keras_fit),
 }
 
 
