@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[data,track,quant,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[data,track,quant,fp8,dev]'
 	touch $(STAMP)
 
 run: setup  ## train the default recipe for about a minute and a half

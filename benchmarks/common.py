@@ -39,6 +39,22 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
+def device() -> str:
+    """Return where lehr's recipes run by themselves, for plain loops to run there too."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def clock() -> float:
+    """Return the time, once the device has done all that it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def alternate(contestants: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Run each contestant once per repeat, in turn, so that a drifting machine treats all alike."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}

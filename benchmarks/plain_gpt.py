@@ -7,9 +7,9 @@ cosine, clipping; batches of random windows. Numbers of the well-known setting f
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
+import common
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class PlainGPT(nn.Module):
         self.head.weight = self.tokens.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
         scores: Tensor = self.head(self.norm(x))
@@ -94,14 +94,16 @@ def train(
 ) -> Reached:
     """Train, and say after how many seconds of training the validation loss was at most ``target``."""
     torch.manual_seed(seed)
-    model = PlainGPT(vocabulary)
+    device = common.device()
+    text, held_out = text.to(device), held_out.to(device)
+    model = PlainGPT(vocabulary).to(device)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
     seconds, loss = 0.0, math.inf
     for step in range(steps):
-        started = time.perf_counter()
+        started = common.clock()
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
         starts = torch.randint(len(text) - CONTEXT, (BATCH,))
@@ -112,7 +114,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds += time.perf_counter() - started
+        seconds += common.clock() - started
         last = step + 1 == steps
         if last or (target is not None and (step + 1) % EVERY == 0):
             loss = validation_loss(model, held_out)

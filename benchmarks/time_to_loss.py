@@ -10,6 +10,7 @@ with an empty cache of compiled code; a warm one finds that of the run before.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -48,6 +49,7 @@ def same_model(options: argparse.Namespace) -> dict[str, Any]:
     import plain_gpt
 
     import lehr
+    from lehr.data.sources import IGNORE
     from lehr.data.text import TextData
     from lehr.losses import Supervised, cross_entropy
     from lehr.optim import AdamW
@@ -58,7 +60,7 @@ def same_model(options: argparse.Namespace) -> dict[str, Any]:
     recipe = lehr.Recipe(
         model=lambda: plain_gpt.PlainGPT(vocabulary),
         data=TextData(batch_size=plain_gpt.BATCH, val_batch_size=128, context=plain_gpt.CONTEXT, **data),
-        objective=Supervised(loss=cross_entropy, unit="token"),
+        objective=Supervised(loss=functools.partial(cross_entropy, ignore=IGNORE), unit="token"),
         optim=AdamW(lr=plain_gpt.RATE, betas=(0.9, 0.99), weight_decay=0.1),
         schedule=WarmupCosine(warmup=plain_gpt.WARMUP, floor=plain_gpt.LEAST_RATE / plain_gpt.RATE),
         steps=plain_gpt.STEPS,

@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,8 @@ def plain(options: argparse.Namespace) -> dict[str, Any]:
 
     x, y, x_val, y_val = data(options)
     torch.manual_seed(options.seed)
-    model = network(options)
+    device = common.device()
+    model, x_val, y_val = network(options).to(device), x_val.to(device), y_val.to(device)
     loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
     if options.cifar:
         optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -89,15 +89,15 @@ def plain(options: argparse.Namespace) -> dict[str, Any]:
     seconds, accuracy = 0.0, 0.0
     for epoch in range(60):
         model.train()
-        started = time.perf_counter()
+        started = common.clock()
         for inputs, labels in loader:
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), labels)
+            loss = F.cross_entropy(model(inputs.to(device)), labels.to(device))
             loss.backward()
             optimizer.step()
         if schedule is not None:
             schedule.step()
-        seconds += time.perf_counter() - started
+        seconds += common.clock() - started
         model.eval()
         with torch.no_grad():
             accuracy = float(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def bare(trainer: Any, *, seeded: bool = True) -> Callable[[int], float]:
 
     def run(steps: int) -> float:
         nonlocal step
-        started = time.perf_counter()
+        started = common.clock()
         for _ in range(steps):
             batch = next(loader)
             if seeded:
@@ -68,7 +67,7 @@ def bare(trainer: Any, *, seeded: bool = True) -> Callable[[int], float]:
             for parameter in update.parameters:
                 parameter.grad = None
             step += 1
-        return time.perf_counter() - started
+        return common.clock() - started
 
     return run
 
@@ -77,10 +76,10 @@ def watched(trainer: Any, batches: Any) -> Callable[[int], float]:
     """Return what trains so many steps as lehr does; it returns the seconds."""
 
     def run(steps: int) -> float:
-        started = time.perf_counter()
+        started = common.clock()
         for _ in range(steps):
             trainer.step(next(batches))
-        return time.perf_counter() - started
+        return common.clock() - started
 
     return run
 

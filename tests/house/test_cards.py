@@ -40,7 +40,7 @@ OTHER_NAMES = {
     "lowrank_layers": "selective-low-rank",
     "progressive_lowrank": "progressive-low-rank",
     **dict.fromkeys(("compile-blocks", "cuda-graphs"), "compile"),
-    **dict.fromkeys(("bf16", "fp16", "fp8", "tf32"), "mixed-precision"),
+    **dict.fromkeys(("bf16", "fp16", "tf32"), "mixed-precision"),
     "8-bit-optimizer": "adamw-8bit",
 }
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)

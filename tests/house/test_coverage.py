@@ -12,7 +12,7 @@ from blocks import ROOT
 LEDGER = ROOT / "docs" / "coverage.toml"
 PACKAGE = ROOT / "src" / "lehr"
 LINES: dict[str, dict[str, Any]] = tomllib.loads(LEDGER.read_text())
-TOPICS = {"speed", "finder", "tuning", "diagnosis", "parallel", "acceleration", "lessons", "drawings"}
+TOPICS = {"finder", "tuning", "diagnosis", "parallel", "lessons", "drawings"}
 """What may come later."""
 
 
@@ -20,9 +20,7 @@ def numbered(first: int, last: int) -> set[str]:
     return {f"R-{number:03}" for number in range(first, last + 1)}
 
 
-REQUIRED = numbered(7, 75) | numbered(82, 155) | numbered(165, 174) | numbered(210, 272)
-PARTLY = numbered(134, 141)
-"""Of these, what is about speed may come later."""
+REQUIRED = numbered(7, 75) | numbered(82, 155) | numbered(165, 174) | numbered(177, 272)
 
 
 def test_every_line_is_there_once_and_in_order() -> None:
@@ -36,7 +34,7 @@ def test_a_line_has_what_it_needs(name: str) -> None:
     if "status" in line:
         assert line.keys() == {"what", "status", "topic"}
         assert line["status"] == "later" and line["topic"] in TOPICS
-        assert name not in REQUIRED or (name in PARTLY and line["topic"] == "speed"), f"{name} cannot come later"
+        assert name not in REQUIRED, f"{name} cannot come later"
     else:
         assert line.keys() == {"what", "code", "test", "card"}
         assert all(line[key] and isinstance(line[key], list) for key in ("code", "test", "card"))

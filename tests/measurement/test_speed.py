@@ -11,12 +11,13 @@ from commands import lehr as verb
 
 import lehr
 from lehr.base.errors import SettingError
-from lehr.levers import LEVERS
+from lehr.levers import LEVERS, Setup
 from lehr.levers.lever import Lever
 from lehr.measurement import speed as speed_module
 from lehr.measurement.intervals import Interval
 from lehr.measurement.phases import Phases
 from lehr.measurement.speed import Tried, promise, speed
+from lehr.measurement.worker import Source
 from lehr.reporting.speed_page import figures, render
 from lehr.run.patch import read_patch, write_patch
 
@@ -154,10 +155,24 @@ def test_another_loss_is_a_reason_to_drop(monkeypatch: pytest.MonkeyPatch) -> No
 
     lever = LEVERS["bf16"].make()
     made = Tried(name="bf16", settings=("precision=bf16",), reason="")
-    judged = speed_module._judged(made, Found, lever)  # type: ignore[arg-type]
+    judged = speed_module._judged(made, Found, lever, 0)  # type: ignore[arg-type]
     assert not judged.kept and "another loss: +5.0%" in judged.reason
     Found.train_loss_delta = -0.05
-    assert speed_module._judged(made, Found, lever).kept, "a lower one is none"  # type: ignore[arg-type]
+    assert speed_module._judged(made, Found, lever, 0).kept, "a lower one is none"  # type: ignore[arg-type]
+    Found.repaid_after = 500
+    assert speed_module._judged(made, Found, lever, 500).kept  # type: ignore[arg-type]
+    judged = speed_module._judged(made, Found, lever, 499)  # type: ignore[arg-type]
+    assert not judged.kept and "repaid after 500 steps only, and the run has 499" in judged.reason
+
+
+def test_what_compiles_is_tried_when_more_can_be_tried_in_its_time() -> None:
+    step = Phases(
+        data=0.1, forward=0.4, backward=0.4, optimizer=0.1, synchronization=0.0, rest=0.0, python=0.5, total=1.0
+    )
+    search = speed_module._Search(Source("gpt-text"), [row.make() for row in LEVERS.values()], 300.0, print)
+    order = [lever.name for lever, _ in search.trials(Setup(accumulate=8, dropouts=3, padding=0.3, blocks=3), step)]
+    late = min(order.index(name) for name in ("whole-step", "compile", "compile-blocks"))
+    assert all(order.index(name) < late for name in ("microbatches", "bucketing", "packed-dropout", "bf16")), order
 
 
 def test_a_patch_is_read_as_it_was_written_and_refused_where_it_is_none(tmp_path: Path) -> None:

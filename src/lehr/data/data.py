@@ -51,6 +51,8 @@ class Data(Settings):
     """Whether batches are made of samples of similar length, for data that knows them: less padding."""
     resident: bool = False
     """Whether data in memory is put on the accelerator, whole, and indexed there."""
+    copy_ahead: bool = False
+    """Whether the next batch is copied to the accelerator on a stream of its own, while the step of this one runs."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead, for data that is read sample by sample. A DataLoader brings its own."""
     collate: Callable[[list[Any]], Any] | None = None

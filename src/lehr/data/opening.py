@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lehr.base.errors import DataError, SettingError
 from lehr.base.protocols import Loader
+from lehr.data.copy_ahead import CopyAhead
 from lehr.data.data import Data
 from lehr.data.indexed import IndexedLoader
 from lehr.data.mapped import MappedLoader
@@ -73,6 +74,14 @@ def training_loader(
     >>> [t.shape[0] for t in next(loader)]
     [4, 4]
     """
+    if settings.copy_ahead and device is not None:
+        if settings.resident or device.type == "cpu":
+            _refuse(settings, "copy_ahead", "the data lies where it is computed with")
+        return CopyAhead(_training_loader(given, settings, seed=seed, shard=shard, device=None), device)
+    return _training_loader(given, settings, seed=seed, shard=shard, device=device)
+
+
+def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, device: torch.device | None) -> Loader:
     data = as_data(given)
     if isinstance(data, DataLoader):
         return _from_dataloader(data, settings, seed=seed, shard=shard, device=device)

@@ -43,6 +43,8 @@ class Setup:
     precision: str = "fp32"
     step: str = "eager"
     compile: bool | str = False
+    steps: int = 0
+    """Updates of the whole run; 0 where that is not known."""
     accumulate: int = 1
     batch_size: int = 32
     """Samples of an update."""
@@ -55,6 +57,8 @@ class Setup:
     data: Literal["memory", "samples", "stream"] = "memory"
     """In memory and indexed by batches, read sample by sample, or a stream."""
     workers: int = 0
+    resident: bool = False
+    copy_ahead: bool = False
     bucket: bool = False
     padding: float = 0.0
     """Share of a batch that is padding, on average."""

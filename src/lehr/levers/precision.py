@@ -1,4 +1,4 @@
-"""Formats of 16 and 8 bits for the products of the forward and backward pass, by autocast."""
+"""Formats of 16 bits for the products of the forward and backward pass, by autocast."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from lehr.levers.lever import Lever, NotHere, Settings, Setup
 
-__all__ = ["BF16", "FP8", "FP16"]
+__all__ = ["BF16", "FP16"]
 
-VOLTA, ADA = (7, 0), (8, 9)
-"""The first CUDA devices with fast products in fp16 and in fp8."""
+VOLTA = (7, 0)
+"""The first CUDA devices with fast products in fp16."""
 
 
 def _bf16(setup: Setup) -> Sequence[Settings]:
@@ -30,13 +30,6 @@ def _fp16(setup: Setup) -> Sequence[Settings]:
     return [("precision=fp16",)]
 
 
-def _fp8(setup: Setup) -> Sequence[Settings]:
-    if setup.device != "cuda" or setup.capability < ADA:
-        have = f"capability {_dotted(setup.capability)}" if setup.device == "cuda" else f"a {setup.device}"
-        raise NotHere(f"fp8 needs a CUDA device of capability 8.9 or later; this is {have}")
-    raise NotHere("fp8 is not built: nobody could run it here; torchao's float8 layers can be put into a model")
-
-
 def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
@@ -55,12 +48,4 @@ FP16 = Lever(
     options=_fp16,
     changes="rounding",
     untested="everywhere: it needs a CUDA device",
-)
-FP8 = Lever(
-    name="fp8",
-    summary="products in 8 bits, where the hardware has them",
-    shortens=("forward", "backward"),
-    options=_fp8,
-    changes="rounding",
-    untested="everywhere: it is not built",
 )

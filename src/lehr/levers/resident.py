@@ -14,6 +14,8 @@ def _options(setup: Setup) -> Sequence[Settings]:
         raise NotHere("the processor computes from the memory in which the data lies")
     if setup.data != "memory":
         raise NotHere("the data is read sample by sample; give tensors to have them on the device")
+    if setup.resident:
+        raise NotHere("the data lies on the device already")
     return [("data.resident=true",)]
 
 

@@ -7,13 +7,16 @@ from lehr.levers.attention import ATTENTION
 from lehr.levers.bucketing import BUCKETING
 from lehr.levers.channels_last import CHANNELS_LAST
 from lehr.levers.compiling import BLOCKS, COMPILE, GRAPHS
+from lehr.levers.copy_ahead import COPY_AHEAD
+from lehr.levers.fp8 import FP8
 from lehr.levers.lever import Lever
 from lehr.levers.loading import WORKERS
 from lehr.levers.low_precision import BF16_WEIGHTS
 from lehr.levers.microbatches import MICROBATCHES
 from lehr.levers.optimizer import EIGHT_BIT, FUSED
 from lehr.levers.packed_dropout import PACKED_DROPOUT
-from lehr.levers.precision import BF16, FP8, FP16
+from lehr.levers.packing import PACKING
+from lehr.levers.precision import BF16, FP16
 from lehr.levers.recompute import RECOMPUTE
 from lehr.levers.resident import RESIDENT_DATA
 from lehr.levers.synchronization import DEFERRED_READING
@@ -31,9 +34,11 @@ _ALL = (
     GRAPHS,
     THREADS,
     BUCKETING,
+    PACKING,
     PACKED_DROPOUT,
     WORKERS,
     RESIDENT_DATA,
+    COPY_AHEAD,
     BF16,
     BF16_WEIGHTS,
     FP16,

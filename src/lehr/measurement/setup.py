@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lehr.data.copy_ahead import CopyAhead
 from lehr.data.indexed import IndexedLoader
 from lehr.data.order import ShuffledOrder
 from lehr.data.stream import StreamLoader
@@ -27,6 +28,7 @@ def setup_of(assembly: Assembly) -> Setup:
     """Return what levers need to know of a run: of its recipe, its data, its model, and the machine."""
     recipe, model, loop = assembly.recipe, assembly.model, assembly.loop
     device, loader = loop.update.device, loop.loader
+    loader = loader.loader if isinstance(loader, CopyAhead) else loader
     cuda = device.type == "cuda"
     return Setup(
         device=device.type,
@@ -38,6 +40,7 @@ def setup_of(assembly: Assembly) -> Setup:
         precision=recipe.precision,
         step=recipe.step,
         compile=recipe.compile,
+        steps=loop.total_steps,
         accumulate=recipe.accumulate,
         batch_size=loader.batch_size,
         optimizer=type(recipe.optim).__name__.lower(),
@@ -46,6 +49,8 @@ def setup_of(assembly: Assembly) -> Setup:
         data=_kind(loader),
         workers=recipe.data.workers,
         bucket=recipe.data.bucket,
+        resident=recipe.data.resident,
+        copy_ahead=recipe.data.copy_ahead,
         padding=_padding(loader, assembly.splits.train),
         convolutions=sum(isinstance(module, nn.Conv2d) for module in model.modules()),
         channels_last=recipe.channels_last,

@@ -140,7 +140,7 @@ class _Search:
             # to begin a process, and as many windows on both sides as an interval needs, with some room
             least = start_seconds + 3 * least_pairs(confidence) * max(WINDOW_SECONDS, phases.total)
             for place, (lever, settings) in enumerate(trials):
-                weights = [COMPILING if other.compiles else 1.0 for other, _ in trials[place:]]
+                weights = [_weight(other) for other, _ in trials[place:]]
                 left = SCREENING * self.budget - self.seconds
                 share = max(left * weights[0] / sum(weights), least)
                 obstacle = self.obstacle(lever, settings, setup)
@@ -148,7 +148,7 @@ class _Search:
                     reason = f"not tried: {obstacle or 'the budget was used up'}"
                     tried = Tried(name=lever.name, settings=settings, reason=reason)
                 else:
-                    tried = self.attempt(lever, settings, folder / str(place + 1), share, confidence)
+                    tried = self.attempt(lever, settings, folder / str(place + 1), share, confidence, setup.steps)
                 self.tried.append(tried)
                 setup = self.current.setup() if tried.kept else setup
                 self.say(f"{'kept' if tried.kept else 'dropped':>7}  {' '.join(settings)}: {tried.reason}")
@@ -174,7 +174,8 @@ class _Search:
                 found += [(lever, settings) for settings in lever.options(setup)]
             except NotHere as error:
                 self.tried.append(Tried(name=lever.name, reason=str(error)))
-        return sorted(found, key=lambda trial: -promise(trial[0], phases))  # the table's order where it is equal
+        # the table's order where it is equal; what compiles is tried late, since each of it costs the time of several
+        return sorted(found, key=lambda trial: -promise(trial[0], phases) / _weight(trial[0]))
 
     def obstacle(self, lever: Lever, settings: Settings, setup: Setup) -> str | None:
         """Return why a setting is of no use any more with what was kept before it."""
@@ -183,7 +184,9 @@ class _Search:
         except NotHere as error:
             return str(error)
 
-    def attempt(self, lever: Lever, settings: Settings, folder: Path, seconds: float, confidence: float) -> Tried:
+    def attempt(
+        self, lever: Lever, settings: Settings, folder: Path, seconds: float, confidence: float, steps: int
+    ) -> Tried:
         """Measure one setting beside what was kept; whatever goes wrong with it costs only this."""
         source = dataclasses.replace(self.source, overrides=(*self.source.overrides, *merged(self.patch, settings)))
         made = Tried(name=lever.name, settings=settings, reason="", changes=lever.changes)
@@ -194,7 +197,7 @@ class _Search:
             candidate = Worker(" ".join(settings), source, folder, seconds=2 * seconds)
             left = seconds - (time.perf_counter() - started)
             found = compare(self.current, candidate, budget=left, confidence=confidence, validate=False)
-            made = _judged(made, found, lever)
+            made = _judged(made, found, lever, steps)
             if made.kept:
                 candidate.take_your_time()
                 candidate, self.current = self.current, candidate
@@ -246,15 +249,23 @@ def promise(lever: Lever, phases: Phases) -> float:
     return sum(phases.share(phase) for phase in lever.shortens)
 
 
-def _judged(made: Tried, found: Comparison, lever: Lever) -> Tried:
-    """Say whether a lever is kept."""
+def _weight(lever: Lever) -> float:
+    """Return how many times the time of a plain trial one of this lever takes."""
+    return COMPILING if lever.compiles else 1.0
+
+
+def _judged(made: Tried, found: Comparison, lever: Lever, steps: int) -> Tried:
+    """Say whether a lever is kept, for a run of so many steps."""
     loss = found.train_loss_delta
     worse = loss is not None and loss > AGREES and lever.changes != "order"  # with other batches they cannot agree
-    kept = found.verdict == "faster" and not worse
+    late = bool(steps and found.repaid_after and found.repaid_after > steps)
+    kept = found.verdict == "faster" and not worse and not late
     shown = f"{found.ratio.median:.3f} ({found.ratio.low:.3f} to {found.ratio.high:.3f})"
     reason = f"{found.verdict}: {shown}"
     if worse:
         reason = f"another loss: {loss:+.1%} on the same steps ({reason})"
+    elif found.verdict == "faster" and late:
+        reason = f"repaid after {found.repaid_after:,} steps only, and the run has {steps:,} ({reason})"
     elif kept and found.repaid_after:
         reason += f", repaid after {found.repaid_after:,} steps"
     return dataclasses.replace(

@@ -8,6 +8,7 @@ from torch import nn
 from lehr.base.errors import SettingError
 from lehr.layers.packed_dropout import pack_dropout
 from lehr.levers.channels_last import channels_last
+from lehr.levers.fp8 import ADA, fp8
 from lehr.levers.low_precision import LowPrecision
 from lehr.levers.recompute import recompute
 from lehr.optim.adamw_8bit import AdamW8bit
@@ -22,6 +23,8 @@ def lay_out(recipe: Recipe, model: nn.Module, device: torch.device) -> None:
         raise SettingError(
             f"precision=tf32 is a format of NVIDIA's processors, and the device is {device.type}; use fp32 or bf16"
         )
+    if recipe.precision == "fp8":
+        _fp8(model, device)
     if recipe.attention in ("efficient", "cudnn") and device.type != "cuda":
         raise SettingError(
             f"attention={recipe.attention} is a kernel of CUDA devices, and the device is {device.type}; use "
@@ -41,6 +44,14 @@ def lay_out(recipe: Recipe, model: nn.Module, device: torch.device) -> None:
     if recipe.dropout == "packed":
         _pack_dropout(recipe, model, device)
     recompute(model, recipe.recompute)
+
+
+def _fp8(model: nn.Module, device: torch.device) -> None:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < ADA:
+        raise SettingError(
+            f"precision=fp8 needs a CUDA device of capability 8.9 or later, and the device is {device.type}; use bf16"
+        )
+    fp8(model)
 
 
 def _pack_dropout(recipe: Recipe, model: nn.Module, device: torch.device) -> None:

@@ -174,7 +174,8 @@ class Recipe(Settings):
     """Largest norm of all gradients together; None for no clipping."""
     precision: Precision = "fp32"
     """Format of the forward and backward pass: fp32; tf32 (products, on NVIDIA devices); bf16 (autocast); fp16 (with a
-    gradient scaler); bf16-weights (all of the model cast once a step, with float32 masters for the update)."""
+    gradient scaler); bf16-weights (all of the model cast once a step, with float32 masters for the update); fp8
+    (products of linear layers, on NVIDIA devices from Ada on; the rest as bf16)."""
     compile: Annotated[Compile, BeforeValidator(_compile)] = False
     """Whether to compile the model's forward and backward pass: true, "blocks" (its repeated blocks, once for all of
     them), "reduce-overhead" (CUDA graphs) or "max-autotune"."""

@@ -16,12 +16,13 @@ from lehr.base.protocols import Batch
 
 __all__ = ["Precision", "autocast", "scaler", "warn_if_bf16_is_slower", "warn_of_low_precision_weights"]
 
-Precision = Literal["fp32", "tf32", "bf16", "bf16-weights", "fp16"]
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "tf32", "bf16", "bf16-weights", "fp16", "fp8"]
+_TYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: Precision, device_type: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Return what opens the context of a forward pass: torch's autocast for bf16 and fp16, and else nothing.
+    """Return what opens the context of a forward pass: torch's autocast for bf16, fp8 (what is
+    not a linear layer is in bf16) and fp16, and else nothing.
 
     >>> with autocast("bf16", "cpu")():
     ...     nn.Linear(2, 2)(torch.ones(1, 2)).dtype
