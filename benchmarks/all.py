@@ -11,7 +11,11 @@ from pathlib import Path
 
 import common
 
-SCRIPTS = ("overhead", "start", "recipes", "combined", "lowrank", "kills", "suite")
+SCRIPTS = (
+    *("overhead", "watched", "start", "recipes", "combined", "lowrank", "kills", "suite"),
+    *("vision", "base_case", "time_to_loss", "levers"),
+)
+"""All but gpu.py, which needs a device. Together they take hours."""
 
 
 def main() -> None:

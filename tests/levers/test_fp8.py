@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import lehr
 from lehr.base.errors import SettingError
+from lehr.layers import DropConnectLinear
 from lehr.levers import LEVERS, NotHere, Setup, fp8
 
 pytest.importorskip("torchao")
@@ -37,6 +39,24 @@ def test_a_model_without_such_layers_is_refused() -> None:
         fp8(nn.Linear(3, 5), emulate=True)
 
 
+def test_layers_that_are_more_than_linear_and_a_model_that_is_one_layer_stay() -> None:
+    own = DropConnectLinear(16, 16)
+    model = nn.Sequential(own, nn.Linear(16, 16), nn.MultiheadAttention(16, 2))
+    assert fp8(model, emulate=True) == 1
+    assert type(model[0]) is DropConnectLinear and type(model[2].out_proj) is type(
+        nn.MultiheadAttention(16, 2).out_proj
+    )
+    with pytest.raises(SettingError, match="within the model"):
+        fp8(nn.Linear(16, 16), emulate=True)
+
+
+def test_a_number_of_rows_that_is_no_multiple_of_16_is_padded() -> None:
+    model = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 16))
+    fp8(model, emulate=True)
+    assert model[0].config.pad_inner_dim
+    model(torch.randn(5, 32)).sum().backward()
+
+
 def test_a_recipe_without_the_device_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="capability 8.9"):
         lehr.train(recipe(precision="fp8"), run_dir=tmp_path / "run")
@@ -44,7 +64,8 @@ def test_a_recipe_without_the_device_is_refused(tmp_path: Path) -> None:
 
 def test_the_lever_compiles_and_says_where_it_cannot_apply() -> None:
     lever = LEVERS["fp8"].make()
-    assert lever.options(HOPPER) == [("precision=fp8", "compile=true")]
+    for setup in (HOPPER, dataclasses.replace(HOPPER, compile=True), dataclasses.replace(HOPPER, step="whole")):
+        assert lever.options(setup) == [("step=eager", "dropout=torch", "compile=true", "precision=fp8")]
     assert lever.untested
     for setup, reason in (
         (Setup(), "a cpu"),

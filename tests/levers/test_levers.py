@@ -81,7 +81,7 @@ def test_without_a_compiler_nothing_is_compiled_and_it_says_so() -> None:
 
 def test_what_compiles_takes_the_others_place() -> None:
     whole, compiled = LEVERS["whole-step"].make(), LEVERS["compile"].make()
-    assert ("compile=false", "step=whole") in whole.options(Setup(compile=True))
+    assert ("compile=false", "dropout=torch", "step=whole") in whole.options(Setup(compile=True))
     settings = compiled.options(Setup(step="whole"))[0]
     made = override(override(recipe(), ["step=whole"]), settings)
     assert (made.step, made.compile) == ("eager", True)

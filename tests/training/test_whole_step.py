@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from lehr.base.protocols import Method, Place
 from lehr.optim import OPTIMIZERS, SGD
 from lehr.schedules import OneCycle
 from lehr.training.methods import EMA, GradientCentralization, L2Penalty, ProgressiveLowRank
+from lehr.training.steps.whole import _worth_checking
 
 pytestmark = [
     pytest.mark.slow,  # each compiles, for some seconds
@@ -165,6 +167,23 @@ class Scales(Method):
 def test_what_a_method_changes_in_the_model_or_its_file_is_seen(tmp_path: Path) -> None:
     eager, whole = both(tmp_path, model=Scaled, methods=(Scales(),), optim=SGD(lr=0.1), steps=9, **EVEN)
     assert_close(tmp_path, eager, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("G['__import_torch_dot_nn_dot_functional'].linear", False),
+        ("G['__import_lehr_dot_losses_dot_rows'].as_rows", False),
+        ("G['__builtins_dict___0']['zip']", False),
+        ("G['__import_torch_dot_nn_dot_modules_dot_module']._global_forward_hooks", True),
+        ("G['__import_lehr_recipe_my_recipe'].SCALE", True),
+        ("G['__import_torch_utils'].SCALE", True),
+        ("G['SCALE']", True),
+    ],
+)
+def test_conditions_on_code_are_not_asked_again_and_those_on_the_recipes_files_are(name: str, asked: bool) -> None:
+    guard = SimpleNamespace(is_global=True, name=name)
+    assert _worth_checking([guard, SimpleNamespace(is_global=False, name=name)]) == [asked, True]
 
 
 def test_methods_that_change_gradients_and_a_momentum_that_is_cycled_come_behind_the_graph(tmp_path: Path) -> None:

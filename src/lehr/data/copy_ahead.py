@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from lehr.base.batches import map_tensors, tensors_of
 from lehr.base.protocols import Batch, Loader
 
-__all__ = ["CopyAhead"]
+__all__ = ["CopyAhead", "reader"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ class CopyAhead:
         """Take the next batch and begin to copy it; an error waits until the batch is asked for."""
         try:
             batch = next(self.loader)
+            with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
+                batch = map_tensors(self._copied, batch)
         except Exception as error:
             return _Taken(None, [], {}, 0, error)
-        with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
-            batch = map_tensors(self._copied, batch)
-        return _Taken(batch, list(self.loader.ids), self.loader.state_dict(), self.loader.epoch)
+        # a stream's own state is its own object, which changes while it is read ahead
+        behind = copy.deepcopy(self.loader.state_dict())
+        return _Taken(batch, list(self.loader.ids), behind, self.loader.epoch)
 
     def _copied(self, tensor: Tensor) -> Tensor:
         if self._stream is not None and tensor.device.type == "cpu" and not tensor.is_pinned():
@@ -100,3 +103,15 @@ class CopyAhead:
         """Stop worker processes."""
         self._ahead = None
         self.loader.close()
+
+
+def reader(loader: Loader) -> Loader:
+    """Return the loader that reads: the one given, or the one whose batches it copies.
+
+    >>> from lehr.data.opening import training_loader
+    >>> from lehr.data.data import Data
+    >>> own = training_loader(torch.arange(4), Data(batch_size=2), seed=0)
+    >>> reader(own) is own, reader(CopyAhead(own, torch.device("cpu"))) is own
+    (True, True)
+    """
+    return loader.loader if isinstance(loader, CopyAhead) else loader

@@ -147,8 +147,7 @@ class MappedLoader:
             batch_sampler=places,
             collate_fn=self._collate,
             generator=torch.Generator(),
-            pin_memory=self._device is not None,
-            **self._options,
+            **{"pin_memory": self._device is not None} | self._options,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -75,14 +75,19 @@ def training_loader(
     [4, 4]
     """
     if settings.copy_ahead and device is not None:
-        if settings.resident or device.type == "cpu":
-            _refuse(settings, "copy_ahead", "the data lies where it is computed with")
+        if settings.resident:
+            _refuse(settings, "copy_ahead", "with data.resident=true nothing is copied")
+        if device.type not in ("cuda", "meta"):
+            _refuse(
+                settings, "copy_ahead", f"copies overlap with steps on CUDA devices only, and this is a {device.type}"
+            )
         return CopyAhead(_training_loader(given, settings, seed=seed, shard=shard, device=None), device)
     return _training_loader(given, settings, seed=seed, shard=shard, device=device)
 
 
 def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, device: torch.device | None) -> Loader:
     data = as_data(given)
+    pinned = _pinned(settings)
     if isinstance(data, DataLoader):
         return _from_dataloader(data, settings, seed=seed, shard=shard, device=device)
     if isinstance(data, Source) or is_map_style(data):
@@ -107,7 +112,7 @@ def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, dev
             collate=settings.collate,
             shard=shard,
             device=device,
-            options=worker_options(settings.workers),
+            options=worker_options(settings.workers) | pinned,
         )
     if isinstance(data, Iterable):
         _refuse(settings, "resident", "it concerns data in memory, and this is a stream")
@@ -118,7 +123,7 @@ def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, dev
             batch_size=settings.batch_size,
             drop_last=settings.drop_last,
             replay=settings.replay,
-            options=worker_options(settings.workers),
+            options=worker_options(settings.workers) | pinned,
             collate=settings.collate,
             shard=shard,
             device=device,
@@ -164,6 +169,11 @@ def _on_device(data: Source, device: torch.device | None) -> Source:
         raise SettingError(f"data.resident=true is not possible for {type(data).__name__}; leave it out")
     placed: Source = move(device)
     return placed
+
+
+def _pinned(settings: Data) -> dict[str, Any]:
+    """Return the DataLoader argument for batches that are copied later, by another stream."""
+    return {"pin_memory": True} if settings.copy_ahead else {}
 
 
 def _refuse(settings: Data, name: str, why: str) -> None:
@@ -222,7 +232,7 @@ def _from_dataloader(
             batch_size=loader.batch_size or 1,
             drop_last=loader.drop_last,
             replay=settings.replay,
-            options=worker_options(loader.num_workers, given=loader),
+            options=worker_options(loader.num_workers, given=loader) | _pinned(settings),
             collate=loader.collate_fn,
             shard=shard,
             device=device,
@@ -237,5 +247,5 @@ def _from_dataloader(
         collate=loader.collate_fn,
         shard=shard,
         device=device,
-        options=worker_options(loader.num_workers, given=loader),
+        options=worker_options(loader.num_workers, given=loader) | _pinned(settings),
     )

@@ -155,8 +155,7 @@ class StreamLoader:
             self._reader,
             batch_size=None,
             generator=torch.Generator(),
-            pin_memory=self._device is not None,
-            **self._options,
+            **{"pin_memory": self._device is not None} | self._options,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def pack_dropout(model: nn.Module) -> int:
     found = [
         (parent, name, child)
         for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Dropout and child.p < 1
+        for name, child in parent._modules.items()  # `named_children` leaves out a second name of the same one
+        if type(child) is nn.Dropout and 0 < child.p < 1
     ]
     for parent, name, child in found:
         setattr(parent, name, PackedDropout(child.p).train(child.training))

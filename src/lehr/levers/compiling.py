@@ -18,7 +18,11 @@ def _refuse(setup: Setup) -> None:
 
 def _options(setup: Setup) -> Sequence[Settings]:
     _refuse(setup)
-    return [("step=eager", f"compile={how}") for how in ("true", "max-autotune") if how != str(setup.compile).lower()]
+    return [
+        ("step=eager", "dropout=torch", f"compile={how}")
+        for how in ("true", "max-autotune")
+        if how != str(setup.compile).lower()
+    ]
 
 
 def _blocks(setup: Setup) -> Sequence[Settings]:
@@ -27,14 +31,14 @@ def _blocks(setup: Setup) -> Sequence[Settings]:
         raise NotHere("the model has no repeated blocks")
     if setup.compile == "blocks":
         raise NotHere("the blocks are compiled already")
-    return [("step=eager", "compile=blocks")]
+    return [("step=eager", "dropout=torch", "compile=blocks")]
 
 
 def _graphs(setup: Setup) -> Sequence[Settings]:
     _refuse(setup)
     if setup.device != "cuda":
         raise NotHere("CUDA graphs need a CUDA device")
-    return [("step=eager", "compile=reduce-overhead")]
+    return [("step=eager", "dropout=torch", "compile=reduce-overhead")]
 
 
 COMPILE = Lever(

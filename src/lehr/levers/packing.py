@@ -18,7 +18,7 @@ __all__ = ["PACKING", "Packed", "pack", "pack_rows"]
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Return which sequences share a row of ``capacity`` positions: best fit, the longest first.
 
-    It needs at most 11/9 of the fewest rows possible, and one more. Source: Johnson 1973.
+    It needs at most 11/9 of the fewest rows possible, and four more. Source: Johnson 1973.
 
     Raises: `SettingError` for a sequence that is longer than a row, or empty.
 

@@ -16,7 +16,7 @@ def _options(setup: Setup) -> Sequence[Settings]:
         raise NotHere("the data is read sample by sample; give tensors to have them on the device")
     if setup.resident:
         raise NotHere("the data lies on the device already")
-    return [("data.resident=true",)]
+    return [("data.copy_ahead=false", "data.resident=true")]
 
 
 RESIDENT_DATA = Lever(

@@ -18,7 +18,7 @@ def _options(setup: Setup) -> Sequence[Settings]:
         raise NotHere(f"{setup.world} processes share gradients in the middle of a step")
     if setup.precision == "fp16":
         raise NotHere("fp16 reads its scale in the middle of a step")
-    return [("compile=false", "step=whole")]  # one takes the other's place
+    return [("compile=false", "dropout=torch", "step=whole")]  # one takes the other's place
 
 
 WHOLE_STEP = Lever(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lehr.data.copy_ahead import CopyAhead
+from lehr.data.copy_ahead import reader
 from lehr.data.indexed import IndexedLoader
 from lehr.data.order import ShuffledOrder
 from lehr.data.stream import StreamLoader
@@ -27,8 +27,7 @@ BATCHES = 20
 def setup_of(assembly: Assembly) -> Setup:
     """Return what levers need to know of a run: of its recipe, its data, its model, and the machine."""
     recipe, model, loop = assembly.recipe, assembly.model, assembly.loop
-    device, loader = loop.update.device, loop.loader
-    loader = loader.loader if isinstance(loader, CopyAhead) else loader
+    device, loader = loop.update.device, reader(loop.loader)
     cuda = device.type == "cuda"
     return Setup(
         device=device.type,

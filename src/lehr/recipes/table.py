@@ -20,7 +20,9 @@ RECIPES = Table(
     [
         _row("gpt-text", "a byte-level GPT on Python's own source files, or on any text (data.path=FILE)"),
         _row("digits", "handwritten digits with a small convolutional network"),
-        _row("digits-fast", "98 % of the digits in a tenth of a second: one layer of convolutions, a high rate"),
+        _row(
+            "digits-fast", "reaches 98 % of the digits in a tenth of a second: one layer of convolutions, a high rate"
+        ),
         _row("digits-mixup", "the digits with mixup, label smoothing, DropPath and averaged weights"),
         _row("digits-one-cycle", "the digits in 6 epochs: one cycle of a high rate (super-convergence)"),
         _row("digits-distill", "a very small network that learns the digits from a large one (distillation)"),

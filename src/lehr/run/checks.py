@@ -15,6 +15,7 @@ from lehr.base.batches import split
 from lehr.base.errors import LehrError, LehrWarning, NoEffectWarning, SettingError
 from lehr.base.modes import evaluation_mode
 from lehr.base.protocols import Batch, Loader
+from lehr.data.copy_ahead import reader
 from lehr.data.data import Splits
 from lehr.data.stream import StreamLoader
 from lehr.losses.objective import Supervised
@@ -40,7 +41,7 @@ def warn_of_no_effect(recipe: Recipe, splits: Splits, loader: Loader) -> None:
             ("evaluate.monitor", splits.val is None and evaluation.monitor != Evaluate().monitor),
         ],
         "the data is no stream, and is gone on with where it stopped": [
-            ("data.replay", data.replay and not isinstance(loader, StreamLoader))
+            ("data.replay", data.replay and not isinstance(reader(loader), StreamLoader))
         ],
         "nothing stops early without stop.patience": [("stop.min_delta", stop.min_delta > 0 and stop.patience is None)],
         "nothing stops early without stop.patience or stop.val_loss": [

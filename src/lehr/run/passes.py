@@ -64,7 +64,9 @@ def _pack_dropout(recipe: Recipe, model: nn.Module, device: torch.device) -> Non
             "dropout=packed does not go with compile or step=whole: compiled code makes its draws itself; leave it out"
         )
     if not pack_dropout(model):
-        raise SettingError("dropout=packed has no effect: the model has no torch.nn.Dropout; leave it out")
+        raise SettingError(
+            "dropout=packed has no effect: the model has no torch.nn.Dropout with a rate above 0; leave it out"
+        )
 
 
 def as_called(recipe: Recipe, model: nn.Module, *, world: int) -> nn.Module:

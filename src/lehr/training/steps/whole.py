@@ -143,11 +143,16 @@ def _worth_checking(guards: Sequence[Any]) -> list[bool]:
     That a function of torch's, of lehr's or of Python's is still the same one is no question during a run, and to ask
     it costs 20 us a step. What the recipe's own modules hold stays checked: a number in them may change.
     """
-    return [not (guard.is_global and guard.name.startswith(_CODE)) for guard in guards]
+    return [
+        not (guard.is_global and guard.name.startswith(_CODE) and "._global_" not in guard.name) for guard in guards
+    ]
 
 
-_CODE = ("G['__builtins_dict", "G['__import_torch_", "G['__import_lehr_", "G['clip_factor']", "G['global_norm']")
-"""How torch names what it found in these modules and in this one."""
+_CODE = (
+    *("G['__builtins_dict", "G['__import_torch']", "G['__import_torch_dot_", "G['__import_lehr_dot_"),
+    *("G['clip_factor']", "G['global_norm']"),
+)
+"""How torch names what it found in these modules and in this one. Hooks for all modules (``_global_``) are no code."""
 
 
 @contextlib.contextmanager
