@@ -106,7 +106,7 @@ class MappedLoader:
         self.ids: list[int] = []
         self._collate = _Collate(collate or default_collate)
         self._device = device if device is not None and device.type != "cpu" else None
-        self._options = dict(options or {})
+        self._options: dict[str, Any] = {"pin_memory": self._device is not None} | dict(options or {})
         self._handed_out = 0
         self._ahead: deque[list[int]] = deque()
         """The ids of the batches that are being read, first the next one."""
@@ -147,7 +147,7 @@ class MappedLoader:
             batch_sampler=places,
             collate_fn=self._collate,
             generator=torch.Generator(),
-            **{"pin_memory": self._device is not None} | self._options,
+            **self._options,
         )
 
     def state_dict(self) -> dict[str, Any]:

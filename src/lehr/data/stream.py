@@ -114,7 +114,9 @@ class StreamLoader:
         device: torch.device | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._options = {"num_workers": 0} | dict(options or {})
+        self._device = device if device is not None and device.type != "cpu" else None
+        own = {"num_workers": 0, "pin_memory": self._device is not None}
+        self._options: dict[str, Any] = own | dict(options or {})
         workers = self._options["num_workers"]
         if iter(stream) is stream:
             raise SettingError(
@@ -132,7 +134,6 @@ class StreamLoader:
         self.resumable = replay or hasattr(stream, "state_dict")
         self.batch_size = batch_size
         self.ids: list[int] = []
-        self._device = device if device is not None and device.type != "cpu" else None
         self._batches: Iterator[Any] | None = None
         self._place = dict(self._reader.start)
 
@@ -155,7 +156,7 @@ class StreamLoader:
             self._reader,
             batch_size=None,
             generator=torch.Generator(),
-            **{"pin_memory": self._device is not None} | self._options,
+            **self._options,
         )
 
     def state_dict(self) -> dict[str, Any]:
