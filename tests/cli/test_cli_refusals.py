@@ -38,7 +38,7 @@ SETTINGS = {
     "schedule": (["digits", "--set", "schedule=warmup_cosin"], "(did you mean 'warmup_cosine'?); known: constant,"),
     "metric": (["digits", "--set", "metrics=acuracy"], "unknown metric 'acuracy' (did you mean 'accuracy'?); known:"),
     "monitor": (["digits", "--set", "evaluate.monitor=acc"], "evaluate.monitor='acc' is not measured; known: loss, ac"),
-    "word": (["digits", "--set", "precision=bf61"], "'bf16', 'bf16-weights' or 'fp16' (did you mean 'bf16'?)"),
+    "word": (["digits", "--set", "precision=bf61"], "'bf16-weights', 'fp16' or 'fp8' (did you mean 'bf16'?)"),
     "tokens": (["gpt-text", "--set", "data.tokens=chars"], "tokens='chars' is refused: input should be 'byte' or 'char'"),
     "number": (["digits", "--set", "optim.lr=abc"], "AdamW: lr='abc' is refused: input should be a valid number"),
     "whole": (["digits", "--set", "steps=1.5"], "Recipe: steps='1.5' is refused: input should be a valid integer"),
