@@ -67,6 +67,8 @@ def test_what_is_set_already_is_not_offered_again() -> None:
         "compile-blocks": Setup(blocks=3, compile="blocks"),
         "bucketing": Setup(padding=0.5, bucket=True),
         "packed-dropout": Setup(dropouts=3, dropout="packed"),
+        "resident-data": Setup(device="cuda", resident=True),
+        "copy-ahead": Setup(device="cuda", copy_ahead=True),
     }
     for name, setup in cases.items():
         with pytest.raises(NotHere, match="already"):
@@ -269,6 +271,16 @@ RECIPES = {
     ),
     "bucket": (lambda: translate.recipe(), ["data.bucket=true", "model.width=32", "model.depth=1"]),
 }
+
+
+@pytest.mark.parametrize("name", ["whole-step", "compile", "compile-blocks"])
+def test_what_compiles_takes_the_place_of_packed_dropout(name: str, tmp_path: Path) -> None:
+    """`lehr speed` may have kept the one before it tries the other."""
+    own = ["model.depth=2", "model.width=32", "model.dropout=0.1", "dropout=packed"]
+    for settings in LEVERS[name].make().options(Setup(blocks=2, dropouts=5, dropout="packed")):
+        made = override(gpt_fast.recipe(), [*own, *settings])
+        assert made.dropout == "torch"
+        lehr.Trainer(made, run_dir=tmp_path / "run" / "-".join(settings))
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

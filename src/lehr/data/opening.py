@@ -87,7 +87,6 @@ def training_loader(
 
 def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, device: torch.device | None) -> Loader:
     data = as_data(given)
-    pinned = _pinned(settings)
     if isinstance(data, DataLoader):
         return _from_dataloader(data, settings, seed=seed, shard=shard, device=device)
     if isinstance(data, Source) or is_map_style(data):
@@ -112,7 +111,7 @@ def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, dev
             collate=settings.collate,
             shard=shard,
             device=device,
-            options=worker_options(settings.workers) | pinned,
+            options=worker_options(settings.workers) | _pinned(settings),
         )
     if isinstance(data, Iterable):
         _refuse(settings, "resident", "it concerns data in memory, and this is a stream")
@@ -123,7 +122,7 @@ def _training_loader(given: Any, settings: Data, *, seed: int, shard: Shard, dev
             batch_size=settings.batch_size,
             drop_last=settings.drop_last,
             replay=settings.replay,
-            options=worker_options(settings.workers) | pinned,
+            options=worker_options(settings.workers) | _pinned(settings),
             collate=settings.collate,
             shard=shard,
             device=device,

@@ -21,8 +21,9 @@ _TYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: Precision, device_type: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Return what opens the context of a forward pass: torch's autocast for bf16, fp8 (what is
-    not a linear layer is in bf16) and fp16, and else nothing.
+    """Return what opens the context of a forward pass: torch's autocast for 16 bits, and else nothing.
+
+    With fp8 it is bf16's, for all that is not a linear layer.
 
     >>> with autocast("bf16", "cpu")():
     ...     nn.Linear(2, 2)(torch.ones(1, 2)).dtype
