@@ -12,6 +12,7 @@ from torch import nn
 from lehr.base.errors import SettingError
 from lehr.losses import Supervised, cross_entropy, distillation, focal_loss, label_smoothing, z_loss
 from lehr.losses.distillation import softened_divergence
+from lehr.losses.rows import kept_rows
 
 INF = math.inf
 
@@ -71,3 +72,10 @@ def test_probabilities_of_another_number_of_classes_are_named() -> None:
     found = Supervised(loss=cross_entropy).problem(torch.zeros(2, 3), torch.full((2, 4), 0.25))
     assert found is not None
     assert "scores of shape (2, 3)" in found[0] and "probabilities of shape (2, 4)" in found[0]
+
+
+def test_where_all_rows_count_the_logits_are_passed_on_as_they_are() -> None:
+    """A pass over the logits of a large vocabulary, forward and backward, would be a third of a step."""
+    logits = torch.randn(3, 5)
+    assert kept_rows(logits, torch.ones(3, dtype=torch.bool)) is logits
+    assert torch.equal(kept_rows(logits, torch.tensor([True, False, True]))[1], torch.zeros(5))
