@@ -17,6 +17,8 @@ import lehr
 from lehr.base.errors import SettingError
 from lehr.measurement import ArmError, Source, compare, measure
 from lehr.measurement.arm import ArmState, RecipeArm, Window
+from lehr.measurement.compare import pooled
+from lehr.measurement.intervals import median_interval
 from lehr.measurement.worker import Worker, both
 
 RECIPES = '''
@@ -41,10 +43,11 @@ class Later(lehr.Observer):
 
 
 class Break(lehr.Observer):
-    def __init__(self, how):
-        self.how = how
+    def __init__(self, how, sleep=0.0):
+        self.how, self.sleep = how, sleep
 
     def step_end(self, place):
+        time.sleep(self.sleep)
         if place.step == 3:
             self.how()
 
@@ -55,6 +58,10 @@ def recipe():
 
 def slow():
     return small(steps=100_000, methods=(Later(0.10),))
+
+
+def sleeping():
+    return small(steps=100_000, methods=(Break(lambda: None, 0.15),))
 
 
 def raising():
@@ -161,13 +168,29 @@ def test_a_budget_that_is_too_small_says_so() -> None:
 
 
 def test_two_recipes_in_processes_of_their_own(place: str) -> None:
-    found = measure(Source(f"{place}:recipe"), Source(f"{place}:recipe", ("data.batch_size=16",)), budget=3.0)
-    assert found.pairs >= 8
+    found = measure(Source(f"{place}:recipe"), Source(f"{place}:recipe", ("data.batch_size=16",)), budget=6.0)
+    assert found.pairs >= 16 and found.processes == 2, "two pairs of processes"
+    assert found.ratio == median_interval(found.ratios)
     assert found.a.peak_bytes > 50e6
     assert found.a.loss is not None
     assert found.b.loss is not None
     assert found.loss_delta != 0
     assert found.a.start_seconds > 0
+
+
+def test_half_of_the_budget_is_left_for_another_pair_where_half_is_enough() -> None:
+    warm = 5 * 0.3  # which took no time, as scripted times do
+    a, b = Scripted(itertools.repeat(0.2)), Scripted(itertools.repeat(0.1))
+    assert compare(a, b, budget=20.0, sparing=True).seconds == pytest.approx(10.0 + warm, abs=1.0)
+    a, b = Scripted(itertools.repeat(0.2)), Scripted(itertools.repeat(0.1))
+    assert compare(a, b, budget=4.5, sparing=True).seconds == pytest.approx(4.5 + warm, abs=1.0), "8 pairs take 2.4 s"
+
+
+def test_a_budget_for_one_pair_of_processes_is_said_to_be_one(place: str) -> None:
+    slow = Source(f"{place}:sleeping")
+    found = measure(slow, slow, budget=6.0)
+    assert found.processes == 1
+    assert "one pair of processes only" in found.notes[-1]
 
 
 def test_a_run_that_is_over_is_begun_anew(tmp_path: Path) -> None:
@@ -221,16 +244,22 @@ def test_a_worker_ends_with_the_process_that_asked_for_it(place: str, tmp_path: 
     again.close()
 
 
+def verdicts(one: Source, other: Source, times: int, budget: float) -> list[str]:
+    """What `measure` says, so many times, without a start of four processes for each."""
+    with both(one, other) as (a, b), both(other, one) as (late_b, late_a):
+        return [
+            pooled(*(compare(*arms, budget=budget / 2, window_seconds=0.01, validate=False) for arms in pairs)).verdict
+            for pairs in times * [((a, b), (late_a, late_b))]
+        ]
+
+
 @pytest.mark.slow
 def test_the_same_recipe_against_itself_has_no_winner(place: str) -> None:
     source = Source(f"{place}:recipe")
-    with both(source, source) as (a, b):
-        verdicts = [compare(a, b, budget=0.8, window_seconds=0.01, validate=False).verdict for _ in range(50)]
-    assert sum(said != "no evidence" for said in verdicts) <= 2
+    assert sum(said != "no evidence" for said in verdicts(source, source, 50, 2.0)) <= 2
 
 
 @pytest.mark.slow
 def test_a_known_difference_of_ten_percent_is_found(place: str) -> None:
-    with both(Source(f"{place}:recipe"), Source(f"{place}:slow")) as (a, b):
-        verdicts = [compare(a, b, budget=2.0, window_seconds=0.02, validate=False).verdict for _ in range(20)]
-    assert sum(said == "slower" for said in verdicts) >= 18
+    found = verdicts(Source(f"{place}:recipe"), Source(f"{place}:slow"), 20, 4.0)
+    assert sum(said == "slower" for said in found) >= 18

@@ -106,9 +106,11 @@ def test_what_pays_is_kept_measured_anew_and_written_as_a_patch(place: str, tmp_
 @pytest.mark.slow
 def test_a_lever_that_breaks_costs_only_itself(place: str) -> None:
     _, say = lines()
-    report = speed(f"{place}:breaking", budget=30, levers=["whole-step", "bf16"], say=say)
-    whole = next(tried for tried in report.levers if tried.name == "whole-step")
+    # far more than it takes: what breaks gives the rest of its share back
+    report = speed(f"{place}:breaking", budget=120, levers=["whole-step", "bf16"], say=say)
+    whole, bf16 = (next(tried for tried in report.levers if tried.name == name) for name in ("whole-step", "bf16"))
     assert not whole.kept and "cannot make one graph" in whole.reason
+    assert bf16.ratio is not None, "the others go on"
     assert report.patch == ()
 
 
@@ -121,7 +123,7 @@ def test_a_process_that_dies_is_named_and_left_out(place: str, monkeypatch: pyte
     row = LEVERS["bf16"]
     monkeypatch.setattr(speed_module, "LEVERS", {"mine": type(row)(name="mine", make=lambda: mine, summary="")})
     _, say = lines()
-    report = speed(f"{place}:dying", budget=30, levers=["mine"], say=say)
+    report = speed(f"{place}:dying", budget=45, levers=["mine"], say=say)
     first, second = report.levers
     assert "killed by signal 9" in first.reason and not first.kept
     assert second.ratio is not None, "the others go on"

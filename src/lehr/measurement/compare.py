@@ -16,7 +16,7 @@ from lehr.measurement.arm import Arm, ArmState
 from lehr.measurement.intervals import CONFIDENCE, Interval, Verdict, least_pairs, median_interval, verdict
 from lehr.measurement.worker import Source, both
 
-__all__ = ["Comparison", "Side", "compare", "measure"]
+__all__ = ["Comparison", "Side", "compare", "measure", "pooled"]
 
 WINDOW_SECONDS = 0.2
 """A window is about so long: far over the resolution of clocks, and short beside the drift of a machine."""
@@ -24,6 +24,8 @@ WARM = 5
 """Steps before anything is counted, and more where they go on becoming faster,"""
 WARMEST = 100
 """up to so many."""
+ONE_PAIR = 0.05
+"""By how much a winner has to be ahead where each side is one process: two of one recipe differ by as much."""
 BUDGET = 60.0
 """Seconds for everything, if nothing else is asked for."""
 
@@ -47,6 +49,9 @@ class Side:
     steps_at_equal_time: int | None
 
 
+_PLAIN = ("confidence", "verdict", "pairs", "processes", "window_steps", "steps")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How many times as fast B is, and at which loss."""
@@ -58,12 +63,18 @@ class Comparison:
     confidence: float
     verdict: Verdict
     pairs: int
+    processes: int
+    """How many pairs of processes the pairs of windows are from."""
     window_steps: int
     steps: int
     """How many steps both had made when the loss was compared."""
     train_loss_delta: float | None
     """By which share B's recorded training losses are above A's on the same steps, in the later half of them."""
     notes: tuple[str, ...]
+    ratios: tuple[float, ...] = dataclasses.field(repr=False)
+    """The ratio of each pair of windows."""
+    seconds: float
+    """What both trained in all, warm-up included."""
 
     @property
     def loss_delta(self) -> float | None:
@@ -80,7 +91,7 @@ class Comparison:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        own = {name: getattr(self, name) for name in ("confidence", "verdict", "pairs", "window_steps", "steps")}
+        own = {name: getattr(self, name) for name in _PLAIN}
         ratio = {"ratio": self.ratio.median, "low": self.ratio.low, "high": self.ratio.high}
         loss = {"loss_delta": self.loss_delta, "train_loss_delta": self.train_loss_delta}
         sides = {"a": dataclasses.asdict(self.a), "b": dataclasses.asdict(self.b)}
@@ -123,13 +134,15 @@ def compare(
     confidence: float = CONFIDENCE,
     window_seconds: float = WINDOW_SECONDS,
     validate: bool = True,
+    sparing: bool = False,
 ) -> Comparison:
-    """Compare two arms in about ``budget`` seconds.
+    """Compare two arms in about ``budget`` seconds; half of them, if ``sparing`` and half is enough.
 
     Both are warmed up by equally many steps. Then come pairs of windows with the same number of steps, as many as the
     budget allows, decided beforehand; which of the two begins a pair is drawn. The ratio's interval is that of
-    `lehr.measurement.intervals.median_interval`. Raises SettingError where the budget allows fewer pairs than an
-    interval of this confidence needs.
+    `lehr.measurement.intervals.median_interval`, for these two arms; since processes of one recipe differ, a winner has
+    to be ahead by more than `ONE_PAIR`. Raises SettingError where the budget allows fewer pairs than an interval of
+    this confidence needs.
     """
     started = time.perf_counter()
     least = least_pairs(confidence)
@@ -138,13 +151,18 @@ def compare(
     for arm, steps in zip((one, other), warmed, strict=True):  # equally many, so that both see the same batches
         if steps < max(warmed):
             arm.run(max(warmed) - steps)
-    left = budget - (time.perf_counter() - started)
+    warm = time.perf_counter() - started
+    left = budget - warm
+    if sparing and budget / 2 - warm >= least * (one.steady + other.steady):
+        left = budget / 2 - warm
     steps, pairs = _plan(one.steady, other.steady, left, least, window_seconds)
     draw = random.Random(0)
     for _ in range(pairs):
         for arm in (one, other) if draw.random() < 0.5 else (other, one):
             arm.rates.append(arm.run(steps))
-    ratio = median_interval([x / y for x, y in zip(one.rates, other.rates, strict=True)], confidence)
+    ratios = tuple(x / y for x, y in zip(one.rates, other.rates, strict=True))
+    ratio = median_interval(ratios, confidence)
+    seconds = one.seconds + other.seconds
     states, notes = (a.state(), b.state()), []
     losses = [arm.validate() for arm in (a, b)] if validate else [None, None]
     at_equal_time: tuple[Late | None, Late | None] = (None, None)
@@ -171,12 +189,15 @@ def compare(
         b=sides[1],
         ratio=ratio,
         confidence=confidence,
-        verdict=verdict(ratio),
+        verdict=verdict(ratio, ONE_PAIR),
         pairs=pairs,
+        processes=1,
         window_steps=steps,
         steps=states[0].step,
         train_loss_delta=_train_loss_delta(*states),
         notes=tuple(notes),
+        ratios=ratios,
+        seconds=seconds,
     )
 
 
@@ -232,6 +253,35 @@ def measure(
     confidence: float = CONFIDENCE,
     names: Sequence[str] = ("A", "B"),
 ) -> Comparison:
-    """Compare two recipes, each trained in a process of its own, in about ``budget`` seconds after both have begun."""
+    """Compare two recipes, each trained in a process of its own, in about ``budget`` seconds after both have begun.
+
+    Two processes of one recipe differ by some percent for as long as they live, and the one that was begun first is the
+    slower one more often than not. So the second half of the budget, where half is enough for a pair of processes, goes
+    to a pair that is begun in the other order, and the interval is that over the windows of both.
+    """
     with both(a, b, names) as (one, other):
-        return compare(one, other, budget=budget, confidence=confidence)
+        found = compare(one, other, budget=budget, confidence=confidence, sparing=True)
+    left = budget - found.seconds
+    if left >= budget / 3:
+        try:
+            with both(b, a, names[::-1]) as (other, one):
+                return pooled(found, compare(one, other, budget=left, confidence=confidence, validate=False))
+        except SettingError:
+            pass  # its warm-up took longer than that of the first pair, which stands by itself
+    note = f"one pair of processes only, so up to {ONE_PAIR:.0%} is no evidence; a larger budget allows two"
+    return dataclasses.replace(found, notes=(*found.notes, note))
+
+
+def pooled(one: Comparison, other: Comparison) -> Comparison:
+    """Return the first comparison with the ratios of another pair of arms beside its own, begun in the other order."""
+    ratios = one.ratios + other.ratios
+    ratio = median_interval(ratios, one.confidence)
+    return dataclasses.replace(
+        one,
+        ratio=ratio,
+        ratios=ratios,
+        verdict=verdict(ratio),
+        pairs=len(ratios),
+        processes=one.processes + other.processes,
+        seconds=one.seconds + other.seconds,
+    )

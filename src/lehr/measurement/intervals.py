@@ -14,8 +14,8 @@ __all__ = ["CONFIDENCE", "Interval", "Verdict", "least_pairs", "mean_interval", 
 
 CONFIDENCE = 0.99
 """How sure an interval is if nothing else is asked for."""
-LEAST = 0.02
-"""Differences up to this share are no gain: where a process happens to lie in memory can make that much."""
+LEAST = 0.04
+"""Differences up to this share are no gain: where processes happen to lie in memory can make that much."""
 
 Verdict = Literal["faster", "slower", "no evidence"]
 
