@@ -65,7 +65,7 @@ def test_too_few_measurements_prove_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(1.03, 1.3, "faster"), (0.7, 0.97, "slower"), (0.9, 1.1, "no evidence"), (1.015, 1.2, "no evidence")],
+    [(1.05, 1.3, "faster"), (0.7, 0.95, "slower"), (0.9, 1.1, "no evidence"), (1.035, 1.2, "no evidence")],
 )
 def test_a_winner_is_called_only_where_the_interval_is_on_one_side(low: float, high: float, said: str) -> None:
     assert verdict(Interval(1.0, low, high)) == said
