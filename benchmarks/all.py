@@ -13,7 +13,7 @@ import common
 
 SCRIPTS = (
     *("overhead", "watched", "start", "recipes", "combined", "lowrank", "kills", "suite"),
-    *("vision", "base_case", "time_to_loss", "levers"),
+    *("vision", "base_case", "time_to_loss", "levers", "same_recipe"),
 )
 """All but gpu.py, which needs a device. Together they take hours."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ import lehr
 from lehr.base.errors import SettingError
 from lehr.measurement import ArmError, Source, compare, measure
 from lehr.measurement.arm import ArmState, RecipeArm, Window
-from lehr.measurement.compare import pooled
+from lehr.measurement.compare import Comparison, pooled
 from lehr.measurement.intervals import median_interval
 from lehr.measurement.worker import Worker, both
+
+compare_module = importlib.import_module("lehr.measurement.compare")  # whose name the function has in the package
 
 RECIPES = '''
 import os, signal, time
@@ -119,9 +123,18 @@ def test_the_ratio_says_how_many_times_as_fast_b_is() -> None:
     found = compare(a, b, budget=8.0)
     assert found.ratio.median == pytest.approx(2.0)
     assert found.verdict == "faster"
-    assert (found.window_steps, found.pairs) == (2, 13)
+    assert (found.window_steps, found.pairs) == (1, 26)
     assert a.windows == b.windows, "equally many steps, the same batches"
     assert compare(b, a, budget=8.0).verdict == "slower"
+
+
+def test_the_two_take_turns_within_a_window() -> None:
+    """A machine that becomes slower and slower, faster than a window is long, is the same for both."""
+    clock = itertools.count()
+    drifting = (0.001 * 1.01 ** (next(clock) % 200) for _ in itertools.count())
+    found = compare(Scripted(drifting), Scripted(drifting), budget=12.0)
+    assert found.window_steps == 100, "five turns of twenty steps"
+    assert found.ratio.low > 0.97 and found.ratio.high < 1.03
 
 
 def test_a_slower_start_is_told_apart_and_repaid() -> None:
@@ -169,7 +182,7 @@ def test_a_budget_that_is_too_small_says_so() -> None:
 
 def test_two_recipes_in_processes_of_their_own(place: str) -> None:
     found = measure(Source(f"{place}:recipe"), Source(f"{place}:recipe", ("data.batch_size=16",)), budget=6.0)
-    assert found.pairs >= 16 and found.processes == 2, "two pairs of processes"
+    assert found.pairs >= 16 and found.arms == 2, "two pairs of processes"
     assert found.ratio == median_interval(found.ratios)
     assert found.a.peak_bytes > 50e6
     assert found.a.loss is not None
@@ -186,10 +199,45 @@ def test_half_of_the_budget_is_left_for_another_pair_where_half_is_enough() -> N
     assert compare(a, b, budget=4.5, sparing=True).seconds == pytest.approx(4.5 + warm, abs=1.0), "8 pairs take 2.4 s"
 
 
+def test_the_second_pair_of_processes_is_begun_in_the_other_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow, begun = Source("fast"), Source("slow"), []
+
+    @contextlib.contextmanager
+    def scripted(first: Source, second: Source, names: Sequence[str]) -> Iterator[tuple[Scripted, Scripted]]:
+        begun.append((first.recipe, second.recipe, tuple(names)))
+        one, other = (Scripted(itertools.repeat(0.1 if source is fast else 0.2)) for source in (first, second))
+        yield one, other
+
+    monkeypatch.setattr(compare_module, "both", scripted)
+    found = measure(slow, fast, budget=20.0, names=("S", "F"))
+    assert begun == [("slow", "fast", ("S", "F")), ("fast", "slow", ("F", "S"))]
+    assert found.ratio.low == found.ratio.high == pytest.approx(2.0), "A over B in both"
+    assert found.arms == 2
+
+
+def test_one_pair_has_to_be_further_ahead_than_two() -> None:
+    def found() -> Comparison:
+        return compare(Scripted(itertools.repeat(0.1045)), Scripted(itertools.repeat(0.1)), budget=8.0)
+
+    assert found().verdict == "no evidence"
+    both_of_them = pooled(found(), found())
+    assert both_of_them.verdict == "faster"
+    assert both_of_them.pairs == 2 * found().pairs
+
+
+def test_what_is_repaid_follows_from_the_ratio_of_both_pairs() -> None:
+    """The first pair by itself may have found no gain, or none worth a number."""
+    even = compare(Scripted(itertools.repeat(0.1)), Scripted(itertools.chain([5.1], itertools.repeat(0.1))), budget=8.0)
+    gained = compare(Scripted(itertools.repeat(0.2)), Scripted(itertools.repeat(0.1)), budget=60.0)
+    found = pooled(even, gained)
+    assert found.verdict == "faster"
+    assert found.repaid_after == pytest.approx(100, abs=1), "5 s, at half a step of 0.1 s"
+
+
 def test_a_budget_for_one_pair_of_processes_is_said_to_be_one(place: str) -> None:
     slow = Source(f"{place}:sleeping")
     found = measure(slow, slow, budget=6.0)
-    assert found.processes == 1
+    assert found.arms == 1
     assert "one pair of processes only" in found.notes[-1]
 
 
@@ -248,7 +296,7 @@ def verdicts(one: Source, other: Source, times: int, budget: float) -> list[str]
     """What `measure` says, so many times, without a start of four processes for each."""
     with both(one, other) as (a, b), both(other, one) as (late_b, late_a):
         return [
-            pooled(*(compare(*arms, budget=budget / 2, window_seconds=0.01, validate=False) for arms in pairs)).verdict
+            pooled(*(compare(*arms, budget=budget / 2, validate=False) for arms in pairs)).verdict
             for pairs in times * [((a, b), (late_a, late_b))]
         ]
 

@@ -42,7 +42,7 @@ def test_the_interval_misses_the_true_median_as_seldom_as_it_says(n: int, confid
     assert missed <= expected + 4 * math.sqrt(expected)
 
 
-@pytest.mark.parametrize(("n", "k"), [(8, 1), (14, 2), (15, 3), (20, 4), (30, 8)])
+@pytest.mark.parametrize(("n", "k"), [(8, 1), (14, 2), (15, 3), (20, 4), (30, 8), (2000, 942)])
 def test_the_rank_is_the_one_of_the_sign_test(n: int, k: int) -> None:
     found = median_interval([float(i) for i in range(1, n + 1)])
     assert (found.low, found.high) == (k, n + 1 - k)

@@ -68,7 +68,7 @@ def _lines(found: Comparison) -> list[str]:
     lines += [
         "",
         f"{said}: ratio {ratio.median:.3f}, {sure} interval {ratio.low:.3f} to {ratio.high:.3f}, from {found.pairs} "
-        f"pairs of {found.window_steps} steps in {2 * found.processes} processes",
+        f"pairs of {found.window_steps} steps in {2 * found.arms} processes",
     ]
     if found.repaid_after:
         lines.append(f"B's longer warm-up is made up for after {found.repaid_after:,} steps")

@@ -13,19 +13,28 @@ from typing import Any
 
 from lehr.base.errors import SettingError
 from lehr.measurement.arm import Arm, ArmState
-from lehr.measurement.intervals import CONFIDENCE, Interval, Verdict, least_pairs, median_interval, verdict
+from lehr.measurement.intervals import (
+    CONFIDENCE,
+    LEAST,
+    LEAST_OF_ONE,
+    Interval,
+    Verdict,
+    least_pairs,
+    median_interval,
+    verdict,
+)
 from lehr.measurement.worker import Source, both
 
 __all__ = ["Comparison", "Side", "compare", "measure", "pooled"]
 
-WINDOW_SECONDS = 0.2
-"""A window is about so long: far over the resolution of clocks, and short beside the drift of a machine."""
+WINDOW_SECONDS = 0.1
+"""Seconds behind one ratio, about: enough that small steps with a record are in each as often as they are in a run."""
+TURN_SECONDS = 0.02
+"""Seconds until it is the other's turn: far over the resolution of clocks, and short beside the drift of a machine."""
 WARM = 5
 """Steps before anything is counted, and more where they go on becoming faster,"""
 WARMEST = 100
 """up to so many."""
-ONE_PAIR = 0.05
-"""By how much a winner has to be ahead where each side is one process: two of one recipe differ by as much."""
 BUDGET = 60.0
 """Seconds for everything, if nothing else is asked for."""
 
@@ -49,9 +58,6 @@ class Side:
     steps_at_equal_time: int | None
 
 
-_PLAIN = ("confidence", "verdict", "pairs", "processes", "window_steps", "steps")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How many times as fast B is, and at which loss."""
@@ -62,9 +68,8 @@ class Comparison:
     """A's seconds over B's, window by window: above 1, B is faster."""
     confidence: float
     verdict: Verdict
-    pairs: int
-    processes: int
-    """How many pairs of processes the pairs of windows are from."""
+    arms: int
+    """How many pairs of arms the pairs of windows are from: pairs of processes, mostly."""
     window_steps: int
     steps: int
     """How many steps both had made when the loss was compared."""
@@ -77,6 +82,11 @@ class Comparison:
     """What both trained in all, warm-up included."""
 
     @property
+    def pairs(self) -> int:
+        """How many pairs of windows there were."""
+        return len(self.ratios)
+
+    @property
     def loss_delta(self) -> float | None:
         """By which share B's validation loss is above A's after equally many steps."""
         return _share(self.a.loss, self.b.loss)
@@ -87,11 +97,13 @@ class Comparison:
         if self.verdict != "faster":
             return None
         cost = self.b.warm_up_seconds - self.a.warm_up_seconds
-        return max(0, math.ceil(cost / (self.a.seconds_per_step - self.b.seconds_per_step)))
+        gain = self.a.seconds_per_step * (1 - 1 / self.ratio.median)
+        return max(0, math.ceil(cost / gain))
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        own = {name: getattr(self, name) for name in _PLAIN}
+        names = ("confidence", "verdict", "pairs", "arms", "window_steps", "steps")
+        own = {name: getattr(self, name) for name in names}
         ratio = {"ratio": self.ratio.median, "low": self.ratio.low, "high": self.ratio.high}
         loss = {"loss_delta": self.loss_delta, "train_loss_delta": self.train_loss_delta}
         sides = {"a": dataclasses.asdict(self.a), "b": dataclasses.asdict(self.b)}
@@ -100,6 +112,10 @@ class Comparison:
 
 def _share(one: float | None, other: float | None) -> float | None:
     return (other - one) / abs(one) if one and other is not None else None
+
+
+Late = tuple[float | None, int]
+"""A validation loss, and after how many steps."""
 
 
 class _Timed:
@@ -125,6 +141,19 @@ class _Timed:
         self.warm_up_seconds = max(0.0, sum(taken) - len(taken) * self.steady)
         return len(taken)
 
+    def side(self, state: ArmState, loss: float | None, late: Late | None) -> Side:
+        """Return what it came to."""
+        return Side(
+            seconds_per_step=statistics.median(self.rates),
+            start_seconds=state.start_seconds,
+            warm_up_seconds=self.warm_up_seconds,
+            compilations=state.compilations,
+            peak_bytes=state.peak_bytes,
+            loss=loss,
+            loss_at_equal_time=late[0] if late else None,
+            steps_at_equal_time=late[1] if late else None,
+        )
+
 
 def compare(
     a: Arm,
@@ -132,17 +161,16 @@ def compare(
     *,
     budget: float = BUDGET,
     confidence: float = CONFIDENCE,
-    window_seconds: float = WINDOW_SECONDS,
     validate: bool = True,
     sparing: bool = False,
 ) -> Comparison:
     """Compare two arms in about ``budget`` seconds; half of them, if ``sparing`` and half is enough.
 
     Both are warmed up by equally many steps. Then come pairs of windows with the same number of steps, as many as the
-    budget allows, decided beforehand; which of the two begins a pair is drawn. The ratio's interval is that of
-    `lehr.measurement.intervals.median_interval`, for these two arms; since processes of one recipe differ, a winner has
-    to be ahead by more than `ONE_PAIR`. Raises SettingError where the budget allows fewer pairs than an interval of
-    this confidence needs.
+    budget allows, decided beforehand. The two take turns within a pair, so that the machine drifts for both. The
+    ratio's interval is that of `lehr.measurement.intervals.median_interval`, for these two arms; since processes of one
+    recipe differ, a winner has to be ahead by `LEAST_OF_ONE` there. Raises SettingError where the budget allows fewer
+    pairs than an interval of this confidence needs.
     """
     started = time.perf_counter()
     least = least_pairs(confidence)
@@ -155,11 +183,10 @@ def compare(
     left = budget - warm
     if sparing and budget / 2 - warm >= least * (one.steady + other.steady):
         left = budget / 2 - warm
-    steps, pairs = _plan(one.steady, other.steady, left, least, window_seconds)
+    steps, turns, pairs = _plan(one.steady, other.steady, left, least)
     draw = random.Random(0)
     for _ in range(pairs):
-        for arm in (one, other) if draw.random() < 0.5 else (other, one):
-            arm.rates.append(arm.run(steps))
+        _window(one, other, steps, turns, draw)
     ratios = tuple(x / y for x, y in zip(one.rates, other.rates, strict=True))
     ratio = median_interval(ratios, confidence)
     seconds = one.seconds + other.seconds
@@ -170,16 +197,7 @@ def compare(
         at_equal_time, note = _at_equal_time((one, other), states, losses)
         notes += [note] if note else []
     sides = [
-        Side(
-            seconds_per_step=statistics.median(arm.rates),
-            start_seconds=state.start_seconds,
-            warm_up_seconds=arm.warm_up_seconds,
-            compilations=state.compilations,
-            peak_bytes=state.peak_bytes,
-            loss=loss,
-            loss_at_equal_time=late[0] if late else None,
-            steps_at_equal_time=late[1] if late else None,
-        )
+        arm.side(state, loss, late)
         for arm, state, loss, late in zip((one, other), states, losses, at_equal_time, strict=True)
     ]
     if any(state.runs > 1 for state in states):
@@ -189,10 +207,9 @@ def compare(
         b=sides[1],
         ratio=ratio,
         confidence=confidence,
-        verdict=verdict(ratio, ONE_PAIR),
-        pairs=pairs,
-        processes=1,
-        window_steps=steps,
+        verdict=verdict(ratio, LEAST_OF_ONE),
+        arms=1,
+        window_steps=steps * turns,
         steps=states[0].step,
         train_loss_delta=_train_loss_delta(*states),
         notes=tuple(notes),
@@ -201,22 +218,33 @@ def compare(
     )
 
 
-def _plan(one: float, other: float, left: float, least: int, window_seconds: float) -> tuple[int, int]:
-    """Return how many steps a window has and how many pairs there are, from the seconds of a step and those left."""
-    steps = max(1, math.ceil(window_seconds / min(one, other)))
+def _plan(one: float, other: float, left: float, least: int) -> tuple[int, int, int]:
+    """Return the steps of a turn, the turns of a window and how many pairs of windows there are.
+
+    From the seconds of a step on either side, and those that are left.
+    """
     pair = one + other
-    steps = max(1, min(steps, int(left / (pair * least))))
-    pairs = int(left / (pair * steps))
+    most = int(left / (pair * least))  # steps of a window, for as many pairs as an interval needs
+    steps = max(1, min(math.ceil(TURN_SECONDS / min(one, other)), most))
+    turns = max(1, min(round(WINDOW_SECONDS / (steps * min(one, other))), most // steps))
+    pairs = int(left / (pair * steps * turns))
     if pairs < least:
         raise SettingError(
             f"the budget is too small to prove anything: after the warm-up {max(0.0, left):.1f} s are left, and "
             f"{least} pairs of steps take {least * pair:.1f} s; give more, such as --budget "
             f"{math.ceil(2 * least * pair + max(0.0, -left))}s"
         )
-    return steps, pairs
+    return steps, turns, pairs
 
 
-Late = tuple[float | None, int]
+def _window(one: _Timed, other: _Timed, steps: int, turns: int, draw: random.Random) -> None:
+    """Let both train a window, in turns of so many steps; who of them begins a turn is drawn."""
+    rates: dict[_Timed, list[float]] = {one: [], other: []}
+    for _ in range(turns):
+        for arm in (one, other) if draw.random() < 0.5 else (other, one):
+            rates[arm].append(arm.run(steps))
+    for arm, found in rates.items():
+        arm.rates.append(statistics.fmean(found))
 
 
 def _at_equal_time(
@@ -262,13 +290,13 @@ def measure(
     with both(a, b, names) as (one, other):
         found = compare(one, other, budget=budget, confidence=confidence, sparing=True)
     left = budget - found.seconds
-    if left >= budget / 3:
+    if left >= budget / 3:  # half was enough, and is left but for what windows took beyond their plan
         try:
             with both(b, a, names[::-1]) as (other, one):
                 return pooled(found, compare(one, other, budget=left, confidence=confidence, validate=False))
         except SettingError:
             pass  # its warm-up took longer than that of the first pair, which stands by itself
-    note = f"one pair of processes only, so up to {ONE_PAIR:.0%} is no evidence; a larger budget allows two"
+    note = f"one pair of processes only, so up to {LEAST_OF_ONE:.0%} is no evidence; a larger budget allows two"
     return dataclasses.replace(found, notes=(*found.notes, note))
 
 
@@ -280,8 +308,7 @@ def pooled(one: Comparison, other: Comparison) -> Comparison:
         one,
         ratio=ratio,
         ratios=ratios,
-        verdict=verdict(ratio),
-        pairs=len(ratios),
-        processes=one.processes + other.processes,
+        verdict=verdict(ratio, LEAST),
+        arms=one.arms + other.arms,
         seconds=one.seconds + other.seconds,
     )

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from lehr.base.errors import SettingError
@@ -15,7 +16,9 @@ __all__ = ["CONFIDENCE", "Interval", "Verdict", "least_pairs", "mean_interval", 
 CONFIDENCE = 0.99
 """How sure an interval is if nothing else is asked for."""
 LEAST = 0.04
-"""Differences up to this share are no gain: where processes happen to lie in memory can make that much."""
+"""Differences up to this share are no gain: processes of one recipe differ, and two pairs of them by that much;"""
+LEAST_OF_ONE = 0.05
+"""one pair by this."""
 
 Verdict = Literal["faster", "slower", "no evidence"]
 
@@ -93,10 +96,11 @@ def least_pairs(confidence: float = CONFIDENCE) -> int:
 
 def _rank(n: int, confidence: float) -> int:
     """Return the largest k for which ``2 P(Binomial(n, 1/2) < k)`` is within what the confidence leaves."""
-    allowed, below, k = (1 - confidence) / 2 * 2.0**n, 0.0, 0
-    while below + math.comb(n, k) <= allowed:
-        below += math.comb(n, k)
-        k += 1
+    allowed = Fraction(1 - confidence) * 2**n / 2  # exact: 2.0**n is no number any more from n = 1024 on
+    k, ways, below = 0, 1, 1  # n choose k, and the sum of those up to it
+    while below <= allowed:
+        ways = ways * (n - k) // (k + 1)
+        k, below = k + 1, below + ways
     return k
 
 
