@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +179,14 @@ def test_a_budget_that_is_too_small_says_so() -> None:
     a, b = Scripted(itertools.repeat(0.2)), Scripted(itertools.repeat(0.2))
     with pytest.raises(SettingError, match=r"too small to prove anything.*8 pairs of steps take 3\.2 s.*--budget 7s"):
         compare(a, b, budget=1.0)
+
+
+def test_the_budget_that_would_do_has_room_for_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = iter([0.0, 100.0])  # what the clock says before the warm-up and after it
+    monkeypatch.setattr(compare_module, "time", SimpleNamespace(perf_counter=lambda: next(started)))
+    a, b = Scripted(itertools.repeat(0.2)), Scripted(itertools.repeat(0.2))
+    with pytest.raises(SettingError, match=r"a warm-up of 100\.0 s 0\.0 s are left.*--budget 107s"):
+        compare(a, b, budget=90.0)
 
 
 def test_two_recipes_in_processes_of_their_own(place: str) -> None:

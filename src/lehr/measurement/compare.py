@@ -183,7 +183,7 @@ def compare(
     left = budget - warm
     if sparing and budget / 2 - warm >= least * (one.steady + other.steady):
         left = budget / 2 - warm
-    steps, turns, pairs = _plan(one.steady, other.steady, left, least)
+    steps, turns, pairs = _plan(one.steady, other.steady, left, least, warm)
     draw = random.Random(0)
     for _ in range(pairs):
         _window(one, other, steps, turns, draw)
@@ -218,10 +218,10 @@ def compare(
     )
 
 
-def _plan(one: float, other: float, left: float, least: int) -> tuple[int, int, int]:
+def _plan(one: float, other: float, left: float, least: int, warm: float) -> tuple[int, int, int]:
     """Return the steps of a turn, the turns of a window and how many pairs of windows there are.
 
-    From the seconds of a step on either side, and those that are left.
+    From the seconds of a step on either side, and those that are left behind the ``warm`` ones of the warm-up.
     """
     pair = one + other
     most = int(left / (pair * least))  # steps of a window, for as many pairs as an interval needs
@@ -230,9 +230,9 @@ def _plan(one: float, other: float, left: float, least: int) -> tuple[int, int, 
     pairs = int(left / (pair * steps * turns))
     if pairs < least:
         raise SettingError(
-            f"the budget is too small to prove anything: after the warm-up {max(0.0, left):.1f} s are left, and "
-            f"{least} pairs of steps take {least * pair:.1f} s; give more, such as --budget "
-            f"{math.ceil(2 * least * pair + max(0.0, -left))}s"
+            f"the budget is too small to prove anything: after a warm-up of {warm:.1f} s {max(0.0, left):.1f} s are "
+            f"left, and {least} pairs of steps take {least * pair:.1f} s; give more, such as --budget "
+            f"{math.ceil(warm + 2 * least * pair)}s"
         )
     return steps, turns, pairs
 
