@@ -283,9 +283,9 @@ def measure(
 ) -> Comparison:
     """Compare two recipes, each trained in a process of its own, in about ``budget`` seconds after both have begun.
 
-    Two processes of one recipe differ by some percent for as long as they live, and the one that was begun first is the
-    slower one more often than not. So the second half of the budget, where half is enough for a pair of processes, goes
-    to a pair that is begun in the other order, and the interval is that over the windows of both.
+    Two processes of one recipe may differ by some percent for as long as they live, the one that was begun first from
+    the other. So the second half of the budget, where half is enough for a pair of processes, goes to a pair that is
+    begun in the other order, and the interval is that over the windows of both.
     """
     with both(a, b, names) as (one, other):
         found = compare(one, other, budget=budget, confidence=confidence, sparing=True)
