@@ -318,5 +318,5 @@ def test_the_same_recipe_against_itself_has_no_winner(place: str) -> None:
 
 @pytest.mark.slow
 def test_a_known_difference_of_ten_percent_is_found(place: str) -> None:
-    found = verdicts(Source(f"{place}:recipe"), Source(f"{place}:slow"), 20, 4.0)
+    found = verdicts(Source(f"{place}:recipe"), Source(f"{place}:slow"), 20, 6.0)
     assert sum(said == "slower" for said in found) >= 18
